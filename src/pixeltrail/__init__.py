@@ -1,0 +1,1 @@
+"""pixeltrail: follow every pixel of a video, without labels."""
