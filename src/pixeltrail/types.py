@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pixeltrail.errors import ShapeError
 
 if TYPE_CHECKING:  # importing the types must not import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 Image = NDArray[np.uint8]
 """One frame: (H, W, 3) uint8, RGB."""
@@ -119,11 +119,13 @@ class Boxes:
 class Batch:
     """What an objective learns from: ``clip`` (B, T, 3, H, W) float in [0, 1], RGB, one unlabelled clip a row.
 
-    ``generator`` is the source of every random choice that an objective makes, so that a seed decides everything.
+    ``generator`` is the source of every random choice that an objective makes, so that a seed decides everything;
+    ``progress`` in [0, 1] is how much of training is over, for what changes on the way (scheduled sampling).
     """
 
     clip: Tensor
-    generator: object = None
+    generator: Generator | None = None
+    progress: float = 0.0
 
     def __post_init__(self) -> None:
         c = self.clip

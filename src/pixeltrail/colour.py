@@ -1,0 +1,55 @@
+"""Colour spaces and colour classes.
+
+**Convention.** RGB is sRGB in [0, 1]; Lab is CIE L*a*b* under D65, L in [0, 100], a and b in about [-128, 127].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+_WHITE = (0.950456, 1.0, 1.088754)
+_EPSILON = (6 / 29) ** 3
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """(..., 3, H, W) sRGB in [0, 1] -> Lab of the same shape (CIE 1976, D65 white). Differentiable."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    matrix = linear.new_tensor(_RGB_TO_XYZ) / linear.new_tensor(_WHITE).unsqueeze(1)
+    xyz = torch.einsum("ij,...jhw->...ihw", matrix, linear)
+    f = torch.where(xyz > _EPSILON, xyz.clamp_min(_EPSILON) ** (1 / 3), xyz * (841 / 108) + 4 / 29)
+    x, y, z = f.unbind(-3)
+    return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -3)
+
+
+def lab_to_rgb(lab: Tensor) -> Tensor:
+    """The inverse of ``rgb_to_lab``, clipped to [0, 1]."""
+    lightness, a, b = lab.unbind(-3)
+    y = (lightness + 16) / 116
+    f = torch.stack((y + a / 500, y, y - b / 200), -3)
+    xyz = torch.where(f > 6 / 29, f**3, (f - 4 / 29) * (108 / 841)) * f.new_tensor(_WHITE).view(3, 1, 1)
+    linear = torch.einsum("ij,...jhw->...ihw", f.new_tensor(_RGB_TO_XYZ).inverse(), xyz)
+    curved = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, 12.92 * linear, curved).clamp(0, 1)
+
+
+def nearest_colour(ab: Tensor, centroids: Tensor) -> Tensor:
+    """Colour classes: ``ab`` (..., 2, H, W), ``centroids`` (M, 2) -> (..., H, W) int64, the nearest centroid's number."""
+    distance = torch.cdist(ab.movedim(-3, -1).flatten(0, -2), centroids)
+    return distance.argmin(1).view(*ab.shape[:-3], *ab.shape[-2:])
+
+
+def colour_classes(ab: Tensor, classes: int = 16, *, iterations: int = 30, seed: int = 0) -> Tensor:
+    """k-means with k-means++ seeding: samples ``ab`` (N, 2), N >= classes -> centroids (classes, 2), sorted."""
+    generator = torch.Generator().manual_seed(seed)
+    centroids = ab[torch.randint(len(ab), (1,), generator=generator)]
+    while len(centroids) < classes:
+        nearest = torch.cdist(ab, centroids).amin(1).square() + 1e-12
+        centroids = torch.cat((centroids, ab[torch.multinomial(nearest, 1, generator=generator)]))
+    for _ in range(iterations):
+        assigned = torch.cdist(ab, centroids).argmin(1)
+        sums = torch.zeros_like(centroids).index_add_(0, assigned, ab)
+        count = torch.bincount(assigned, minlength=classes).unsqueeze(1)
+        centroids = torch.where(count > 0, sums / count.clamp_min(1), centroids)
+    return centroids[torch.argsort(centroids[:, 0])]

@@ -1,0 +1,95 @@
+"""Writing files so that nobody ever sees half of one, and turning the system's refusals into one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pixeltrail.errors import DiskError, InputError, PixeltrailError
+
+PART = ".part"
+"""What a file is called while it is being written: NAME.part, in the same folder."""
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to; rename it to ``path`` if the block succeeds, else remove it.
+
+    The temporary name ends in ``.part``, so tell the encoder its format instead of letting it look at the suffix.
+    Raises DiskError where the disk is full, InputError where the folder cannot be written to.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        _discard(part)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, or nothing. Raises as `atomic`."""
+    with atomic(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a whole UTF-8 file, or nothing. Raises as `atomic`."""
+    write_bytes(path, content.encode())
+
+
+def require_writable_folder(path: Path) -> Path:
+    """Make the folder if it is missing, and make sure that a file can be written there. Raises as `atomic`."""
+    probe = path / f".pixeltrail-{os.getpid()}{PART}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise explain(error, path) from error
+    return path
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete what a killed run left half-written (``*.part``) directly in ``folder``; say how many there were."""
+    leftovers = list(folder.glob(f"*{PART}"))
+    for leftover in leftovers:
+        _discard(leftover)
+    return len(leftovers)
+
+
+def explain(error: OSError, path: Path) -> PixeltrailError:
+    """The system's refusal to write ``path`` in one line: DiskError if there is no room, else InputError."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskError(f"{path}: {_why(error)}{_free(path)}; free some space or write to another disk")
+    return InputError(f"{path}: cannot be written ({_why(error)}); choose a folder that you may write to")
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else one_line(error)
+
+
+def _free(path: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(path.parent).free / 1e6:.1f} MB free)"
+    except OSError:
+        return ""
+
+
+def _discard(path: Path) -> None:
+    # Cleaning up must not hide the error that led here.
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def one_line(error: BaseException | str, limit: int = 160) -> str:
+    """A message, or that of any exception, on one line of at most ``limit`` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

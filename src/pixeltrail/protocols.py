@@ -1,0 +1,64 @@
+"""How published trackers are run, as named presets, so that numbers compare like with like.
+
+Each is what the released code does (frames in, memory, window, temperature, recursion), for an encoder of the stride
+that its authors use; radii are in feature cells. Any encoder can be run under any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pixeltrail.affinity import Affinity
+from pixeltrail.catalogue import unknown
+from pixeltrail.errors import UnknownNameError
+from pixeltrail.memory import MemoryPolicy
+from pixeltrail.tracker import Protocol
+
+FIRST_AND_20 = MemoryPolicy(anchors=(0,), recent=20)
+
+PRESETS: dict[str, Protocol] = {
+    # Lai & Xie 2019, benchmark.py: the frame before, a 13×13 window, hard labels.
+    "corrflow": Protocol(affinity=Affinity(radius=6), policy=MemoryPolicy(anchors=(), recent=1), keep="hard"),
+    # Lai, Lu & Xie 2020, benchmark.py: two early frames and three recent ones, far ones searched twice, hard labels.
+    "mast": Protocol(
+        affinity=Affinity(radius=12), policy=MemoryPolicy(anchors=(0, 5), recent=3, stride=2), keep="hard", distant=15
+    ),
+    # Jabri, Owens & Efros 2020, test.py: frame 0, where walkers may go anywhere, and the last 20 in a circle.
+    "crw": Protocol(
+        affinity=Affinity(radius=12, circle=True, temperature=0.05, normalize=True, topk=10, free_first=True),
+        policy=FIRST_AND_20,
+    ),
+    # Xu & Wang 2021: as CRW, but frame 0 is restricted too, T 0.07, class maps stretched.
+    "vfs": Protocol(
+        affinity=Affinity(radius=12, circle=True, temperature=0.07, normalize=True, topk=10),
+        policy=FIRST_AND_20,
+        stretch=True,
+        size=480,
+    ),
+    # Caron et al. 2021, eval_video_segmentation.py: frame 0 and the last 7, a square window, top 5.
+    "dino": Protocol(
+        affinity=Affinity(radius=12, temperature=0.1, normalize=True, topk=5),
+        policy=MemoryPolicy(anchors=(0,), recent=7),
+        stretch=True,
+        size=480,
+    ),
+}
+
+
+def preset(name: str) -> Protocol:
+    """A protocol by name. Raises ``UnknownNameError``."""
+    if name not in PRESETS:
+        raise UnknownNameError(unknown("protocol", name, PRESETS))
+    return PRESETS[name]
+
+
+# What a user chooses between: short side of the embedded frames and how many frames are remembered.
+QUALITIES: dict[str, tuple[int, int]] = {"fast": (240, 3), "balanced": (360, 5), "best": (480, 7)}
+
+
+def at_quality(protocol: Protocol, quality: str) -> Protocol:
+    """``protocol`` at a speed preset: the smaller the picture, the fewer cells its window must span."""
+    if quality not in QUALITIES:
+        raise UnknownNameError(unknown("quality", quality, QUALITIES))
+    size, recent = QUALITIES[quality]
+    return replace(protocol, size=size, policy=replace(protocol.policy, recent=recent))

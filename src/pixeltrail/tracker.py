@@ -1,0 +1,395 @@
+"""The tracker: embed each frame, take its affinity to remembered frames, copy their values along it.
+
+Every method of the field is this one class with other parts in its slots; it is never subclassed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pixeltrail.affinity import Affinity
+from pixeltrail.errors import InputError, ShapeError
+from pixeltrail.geometry import cells, cells_to_pixels, labels_to_cells, pixel_grid
+from pixeltrail.memory import MemoryBank, MemoryPolicy
+from pixeltrail.types import VOID, Batch, Image, LabelMap, Points
+
+Objective = Callable[["Tracker", Batch], dict[str, Tensor]]
+"""What training minimises: named terms, added up by the loop. May be a module with parameters of its own."""
+
+CHANNELS_AT_ONCE = 16
+MAX_POINTS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How a trained encoder is run on a video; everything that published scores depend on besides the weights.
+
+    ``keep``: carry soft values from frame to frame, or decide at full resolution and carry the decision (``"hard"``).
+    ``stretch``: bring each class map to [0, 1] before deciding (VFS, DINO). ``distant``: references older than so many
+    frames are first searched with a dilated window, then looked at again around what was found (MAST). ``size``: the
+    short side in pixels at which frames are embedded, None for their own.
+    """
+
+    affinity: Affinity
+    policy: MemoryPolicy
+    keep: Literal["soft", "hard"] = "soft"
+    stretch: bool = False
+    distant: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracked:
+    """One frame's result. ``ids`` (H, W) uint8; ``confidence`` (H, W) float32 in [0, 1]; ``objects`` id -> confidence.
+
+    A pixel's confidence is one minus the entropy of the labels copied to it, in bits, cut at zero: the places that it
+    was matched to agree (1) or contradict each other (0). An object's is the mean over its pixels, 0 where it is gone.
+    """
+
+    index: int
+    ids: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    objects: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """One frame's points. ``xy`` (P, 2) float32 in pixels, NaN before a point's own frame; ``confidence`` (P,) in [0, 1]:
+    the share of the copied mass that lies within two cells of the answer."""
+
+    index: int
+    xy: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+class Tracker(nn.Module):
+    """``encoder`` (B, 3, H, W) -> (B, C, h, w) with an attribute ``stride``; ``bottleneck`` what it may see;
+    ``protocol`` affinity, memory and recursion when tracking; ``objective`` what it learns from."""
+
+    def __init__(self, *, encoder: nn.Module, bottleneck: nn.Module, protocol: Protocol, objective: Objective) -> None:
+        super().__init__()
+        self.encoder, self.bottleneck, self.protocol, self.objective = encoder, bottleneck, protocol, objective
+
+    @property
+    def stride(self) -> int:
+        return int(self.encoder.stride)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters(), torch.empty(0)).device
+
+    def embed(self, rgb: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, C, h, w), h = ceil(H / stride)."""
+        return self.encoder(self.bottleneck.view(rgb))  # type: ignore[no-any-return,operator]
+
+    def embed_clip(self, view: Tensor) -> Tensor:
+        """(B, T, 3, H, W), already through the bottleneck -> (B, T, C, h, w)."""
+        return self.encoder(view.flatten(0, 1)).unflatten(0, view.shape[:2])  # type: ignore[no-any-return]
+
+    def propagate(self, query: Tensor, times: list[int], keys: Tensor, values: Tensor, now: int) -> Tensor:
+        """Affinity and copy under the protocol: (B, C, h, w), (B, S, C, h, w), (B, S, K, h, w) -> (B, K, h, w)."""
+        centre = None
+        if self.protocol.distant is not None:
+            gaps = [abs(now - t) for t in times]
+            centre = second_look(self.protocol.affinity, query, keys, gaps, self.protocol.distant)
+        return self.protocol.affinity.propagate(query, keys, values, centre)
+
+    def live(self) -> Live:
+        """A tracking session fed frame by frame: ``live.step(image, labels)``."""
+        return Live(self)
+
+    def track(self, frames: Iterable[Image], labels: LabelMap | Mapping[int, LabelMap]) -> Iterator[Tracked]:
+        """Follow masks through a video, one result per frame, in memory that does not grow with its length.
+
+        ``frames`` (H, W, 3) uint8 RGB. ``labels``: those of the first frame, or a mapping from frame number to labels:
+        objects may appear later, and a later map corrects what it names (see ``Live.step``). Frames before the first
+        labels come back empty. To track backwards, give the frames in reverse. Raises ``ShapeError`` when sizes differ.
+        """
+        given = {0: labels} if isinstance(labels, LabelMap) else dict(labels)
+        if not given:
+            raise InputError("track: no labels were given; give those of at least one frame")
+        session = self.live()
+        for t, image in enumerate(frames):
+            yield session.step(image, given.get(t))
+
+    def follow(self, frames: Iterable[Image], points: Points) -> Iterator[Followed]:
+        """Follow points through a video, each from its own frame ``points.t`` on, one result per frame."""
+        session = PointSession(self, points)
+        for image in frames:
+            yield session.step(image)
+
+
+def second_look(affinity: Affinity, query: Tensor, keys: Tensor, gaps: list[int], distant: int) -> Tensor | None:
+    """MAST's localisation (CVPR 2020, sec. 3.3): where in each far reference a query's window should be centred.
+
+    A reference more than ``distant`` frames away is searched with dilation min(4, gap // distant + 1); the soft-argmax
+    of that search, which is a copy of coordinates, is the offset (B, S, 2, h, w) in cells. None when all are near.
+    (The released code gathers every far reference's values with the last one's offset; here each has its own.)
+    """
+    if all(gap <= distant for gap in gaps):
+        return None
+    b, s, _, h, w = keys.shape
+    grid = pixel_grid(h, w, device=query.device).to(query.dtype)
+    centre = query.new_zeros(b, s, 2, h, w)
+    for i, gap in enumerate(gaps):
+        if gap > distant:
+            coarse = replace(affinity, dilation=min(4, gap // distant + 1), topk=None)
+            coordinates = grid.expand(b, 1, 2, h, w)
+            centre[:, i] = coarse.propagate(query, keys[:, i : i + 1], coordinates) - grid
+    return centre
+
+
+class _Session:
+    """What masks and points share: frames in, features and memory."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker.eval()
+        self.bank = MemoryBank(tracker.protocol.policy)
+        self.index = -1
+        self.size: tuple[int, int] | None = None
+
+    def features(self, image: Image) -> tuple[Tensor, tuple[int, int]]:
+        """Embedding (1, C, h, w) and the size (H', W') of the picture that was embedded."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ShapeError(f"frame {self.index}: expected (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
+        if self.size is None:
+            self.size = image.shape[0], image.shape[1]
+        if image.shape[:2] != self.size:
+            raise ShapeError(
+                f"frame {self.index}: expected the first frame's size {self.size[1]}x{self.size[0]}, "
+                f"got {image.shape[1]}x{image.shape[0]}"
+            )
+        rgb = torch.from_numpy(np.ascontiguousarray(image)).to(self.tracker.device).permute(2, 0, 1).unsqueeze(0)
+        rgb = rgb.float() / 255
+        work = self.work_size()
+        if work != self.size:
+            rgb = F.interpolate(rgb, work, mode="bilinear", antialias=True, align_corners=False)
+        return self.tracker.embed(rgb).float(), work
+
+    def work_size(self) -> tuple[int, int]:
+        assert self.size is not None
+        short = self.tracker.protocol.size
+        if short is None or short == min(self.size):
+            return self.size
+        scale = short / min(self.size)
+        return max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
+
+
+class Live(_Session):
+    """Masks, frame by frame. Holds the remembered frames only, whatever the length of the video."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(tracker)
+        self.ids: list[int] = []  # the object of each value channel; channel 0 is the background
+        self.born = 0  # the frame from which memory counts
+
+    @torch.inference_mode()
+    def step(self, image: Image, labels: LabelMap | None = None) -> Tracked:
+        """Next frame (H, W, 3) uint8 RGB, with its labels where the user has some.
+
+        The objects in ``labels`` are taken as given and the frame is remembered for good; objects that it does not name
+        go on being tracked outside it; void pixels (255) are left to the tracker.
+        """
+        self.index += 1
+        if labels is not None and labels.size != image.shape[:2]:
+            raise ShapeError(
+                f"frame {self.index}: labels are {labels.size[1]}x{labels.size[0]}, the frame is "
+                f"{image.shape[1]}x{image.shape[0]}; resize them with nearest neighbour"
+            )
+        if not self.ids and (labels is None or not labels.objects):
+            empty = np.zeros(image.shape[:2], np.uint8)
+            return Tracked(self.index, empty, np.zeros(empty.shape, np.float32), {})
+        if not self.ids:
+            self.born = self.index
+        key, work = self.features(image)
+        values = self._tracked(key)
+        if labels is not None:
+            values = self._merged(values, labels, work, (key.shape[-2], key.shape[-1]))
+        ids, confidence = self._decided(values, work)
+        if labels is not None:
+            named = np.isin(labels.ids, labels.objects)
+            ids = np.where(named, labels.ids, ids)
+            confidence = np.where(named, np.float32(1), confidence)
+        if self.tracker.protocol.keep == "hard":
+            values = self._cells_of(ids, work, hard=True)
+        now = self.index - self.born
+        self.bank.write(now, key, values)
+        if labels is not None:
+            self.bank.pin(now)
+        return Tracked(self.index, ids, confidence, _per_object(ids, confidence, self.ids))
+
+    def _tracked(self, key: Tensor) -> Tensor | None:
+        now = self.index - self.born
+        if now == 0:
+            return None
+        times, keys, values = self.bank.read(now)
+        values = self.tracker.propagate(key, times, keys, values, now)
+        if self.tracker.protocol.stretch:
+            low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
+            values = torch.where(high > low, (values - low) / (high - low).clamp_min(1e-12), values)
+        return values
+
+    def _merged(self, tracked: Tensor | None, labels: LabelMap, work: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Soft values (1, K, h, w) in which the objects of ``labels`` are as given."""
+        new = [i for i in labels.objects if i not in self.ids]
+        self.ids += new
+        if tracked is not None and new:
+            tracked = F.pad(tracked, (0, 0, 0, 0, 0, len(new)))
+            self.bank.map_values(lambda v: F.pad(v, (0, 0, 0, 0, 0, len(new))))
+        named = torch.tensor([0] + [1] * len(self.ids), dtype=torch.bool)
+        named[1:] = torch.tensor([i in labels.objects for i in self.ids])
+        ids = np.where(np.isin(labels.ids, labels.objects), labels.ids, 0).astype(np.uint8)
+        given = self._cells_of(ids, work, hard=False)
+        if tracked is None:
+            return given
+        void = self._share(labels.ids == VOID, work)
+        rest = torch.where(named.view(1, -1, 1, 1).to(given.device), tracked * void, tracked)
+        free = 1 - given[:, 1:].sum(1, keepdim=True)
+        rest = rest / rest.sum(1, keepdim=True).clamp_min(1e-6) * free
+        given[:, 0] = 0
+        return given + rest
+
+    def _cells_of(self, ids: NDArray[np.uint8], work: tuple[int, int], *, hard: bool) -> Tensor:
+        """Ids (H, W) -> values (1, K, h, w): each cell's shares, or the class of the pixel that it sits on."""
+        channel = np.zeros(256, np.uint8)
+        channel[self.ids] = np.arange(1, len(self.ids) + 1)
+        small = torch.from_numpy(_nearest(channel[ids], work)).to(self.tracker.device)
+        stride, classes = self.tracker.stride, len(self.ids) + 1
+        if hard:
+            return F.one_hot(small[::stride, ::stride].long(), classes).movedim(-1, 0).unsqueeze(0).float()
+        return labels_to_cells(small, classes, stride).unsqueeze(0)
+
+    def _share(self, mask: NDArray[np.bool_], work: tuple[int, int]) -> Tensor:
+        small = torch.from_numpy(_nearest(mask.astype(np.uint8), work)).to(self.tracker.device)
+        return labels_to_cells(small, 2, self.tracker.stride)[1]
+
+    def _decided(self, values: Tensor, work: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Arg-max at the video's size, a few channels at a time, and the confidence."""
+        assert self.size is not None
+        best = winner = None
+        for first in range(0, values.shape[1], CHANNELS_AT_ONCE):
+            some = self._to_pixels(values[:, first : first + CHANNELS_AT_ONCE], work)
+            top, arg = some[0].max(0)
+            if best is None or winner is None:
+                best, winner = top, arg
+            else:
+                winner = torch.where(top > best, arg + first, winner)
+                best = torch.maximum(best, top)
+        assert winner is not None
+        table = np.array([0, *self.ids], np.uint8)
+        share = values.clamp_min(0)
+        share = share / share.sum(1, keepdim=True).clamp_min(1e-12)
+        bits = -(share * share.clamp_min(1e-12).log2()).sum(1, keepdim=True)
+        confidence = self._to_pixels((1 - bits).clamp_(0, 1), work)[0, 0]
+        return table[winner.cpu().numpy()], confidence.cpu().numpy()
+
+    def _to_pixels(self, values: Tensor, work: tuple[int, int]) -> Tensor:
+        pixels = cells_to_pixels(values, work, self.tracker.stride)
+        if work == self.size:
+            return pixels
+        return F.interpolate(pixels, self.size, mode="bilinear", align_corners=False)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a later ``load_state`` needs to go on as if nothing had happened."""
+        own = {"ids": torch.tensor(self.ids, dtype=torch.int64), "clock": torch.tensor([self.index, self.born])}
+        own["size"] = torch.tensor(self.size or (0, 0))
+        return own | {f"bank.{k}": v for k, v in self.bank.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.ids = [int(i) for i in state["ids"]]
+        self.index, self.born = (int(i) for i in state["clock"])
+        size = tuple(int(i) for i in state["size"])
+        self.size = (size[0], size[1]) if any(size) else None
+        self.bank.load_state({k.removeprefix("bank."): v for k, v in state.items() if k.startswith("bank.")})
+
+
+class PointSession(_Session):
+    """Points, frame by frame: each is a small Gaussian on the feature grid, carried like a soft label.
+
+    The answer is the mean of the ``TOP`` heaviest cells (Jabri et al. 2020; Wang et al. 2019 for JHMDB).
+    """
+
+    SIGMA = 0.5
+    TOP = 5
+
+    def __init__(self, tracker: Tracker, points: Points) -> None:
+        super().__init__(tracker)
+        if len(points.xy) > MAX_POINTS:
+            raise InputError(f"follow: {len(points.xy)} points at once; give at most {MAX_POINTS}, or compute flow")
+        self.points = points
+        self.born = int(points.t.min())
+
+    @torch.inference_mode()
+    def step(self, image: Image) -> Followed:
+        """Next frame (H, W, 3) uint8 RGB."""
+        self.index += 1
+        xy = np.full((len(self.points.xy), 2), np.nan, np.float32)
+        confidence = np.zeros(len(xy), np.float32)
+        if self.index < self.born:
+            return Followed(self.index, xy, confidence)
+        key, work = self.features(image)
+        assert self.size is not None
+        scale = np.array([work[1] / self.size[1], work[0] / self.size[0]], np.float32) / self.tracker.stride
+        h, w = cells(work, self.tracker.stride)
+        now = self.index - self.born
+        values = torch.zeros(1, len(xy), h, w, device=key.device)
+        if now > 0:
+            times, keys, past = self.bank.read(now)
+            values = self.tracker.propagate(key, times, keys, past, now)
+            values = values / values.amax((2, 3), keepdim=True).clamp_min(1e-12)
+            where, share = _centres(values[0], self.TOP)
+            started = self.points.t < self.index
+            # Half a pixel: ``size`` changes keep the borders of pixels, not their centres, in place.
+            half = (scale * self.tracker.stride - 1) / 2 / self.tracker.stride
+            xy[started] = ((where.cpu().numpy() - half) / scale)[started]
+            confidence[started] = share.cpu().numpy()[started]
+        fresh = np.flatnonzero(self.points.t == self.index)
+        if len(fresh):
+            xy[fresh], confidence[fresh] = self.points.xy[fresh], 1
+            half = (scale * self.tracker.stride - 1) / 2 / self.tracker.stride
+            at = torch.from_numpy(xy[fresh] * scale + half).to(key.device)
+            values[0, fresh] = _gaussians(at, h, w, self.SIGMA)
+        self.bank.write(now, key, values)
+        if len(fresh):
+            self.bank.pin(now)
+        return Followed(self.index, xy, confidence)
+
+
+def _gaussians(xy: Tensor, h: int, w: int, sigma: float) -> Tensor:
+    distance = (pixel_grid(h, w, device=xy.device) - xy.view(-1, 2, 1, 1)).square().sum(1)
+    distance = distance - distance.amin((1, 2), keepdim=True)  # peak 1 also for points between cells
+    return torch.exp(-distance / (2 * sigma**2))
+
+
+def _centres(maps: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """(P, h, w) -> mean position (P, 2) of the heaviest cells as x, y, and the mass within two cells of it (P,)."""
+    _, h, w = maps.shape
+    weight, index = maps.flatten(1).topk(min(top, h * w), dim=1)
+    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-12)
+    x, y = (index % w).float(), torch.div(index, w, rounding_mode="floor").float()
+    centre = torch.stack(((weight * x).sum(1), (weight * y).sum(1)), 1)
+    near = (pixel_grid(h, w, device=maps.device) - centre.view(-1, 2, 1, 1)).abs().amax(1) <= 2
+    return centre, (maps * near).sum((1, 2)) / maps.sum((1, 2)).clamp_min(1e-12)
+
+
+def _per_object(ids: NDArray[np.uint8], confidence: NDArray[np.float32], objects: list[int]) -> dict[int, float]:
+    count = np.bincount(ids.ravel(), minlength=256)
+    total = np.bincount(ids.ravel(), weights=confidence.ravel(), minlength=256)
+    return {i: float(total[i] / count[i]) if count[i] else 0.0 for i in objects}
+
+
+def _nearest(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Nearest-neighbour resize of (H, W) ids, which are never blended."""
+    if ids.shape == size:
+        return ids
+    rows = ((np.arange(size[0]) + 0.5) * ids.shape[0] / size[0]).astype(np.intp)
+    columns = ((np.arange(size[1]) + 0.5) * ids.shape[1] / size[1]).astype(np.intp)
+    return ids[rows[:, None], columns[None]]

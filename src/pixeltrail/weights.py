@@ -1,0 +1,140 @@
+"""Weights on disk: safetensors with a card inside, read strictly; nothing is ever unpickled.
+
+The card is JSON in the file's metadata: which method with which settings, what it was trained on, by which recipe,
+when, under which licence. A file without our card still loads where the method is named (``load_into``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from pixeltrail import catalogue
+from pixeltrail.errors import DiskError, InputError, WeightsError
+from pixeltrail.tracker import Tracker
+
+ASSETS = Path(__file__).parent / "assets"
+DEFAULT = "default"
+MAX_BYTES = 4 << 30
+
+
+def load(name: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> Tracker:
+    """A tracker ready to use: ``"default"``, a weights file, or the name of a method (then untrained).
+
+    Raises ``InputError`` for a missing file, ``UnknownNameError`` for an unknown name, ``WeightsError`` for a file that
+    is damaged or does not fit.
+    """
+    path = path_of(name)
+    if path is None:
+        return catalogue.build(str(name)).eval().to(device)
+    card = read_card(path)
+    if "method" not in card:
+        raise WeightsError(f"{path}: has no pixeltrail card, so its method is unknown; give --method and load_into")
+    tracker = catalogue.build(str(card["method"]), **card.get("settings", {}))
+    load_into(tracker, path)
+    return tracker.eval().to(device)
+
+
+def path_of(name: str | Path) -> Path | None:
+    """The weights file that ``load`` would read; None for the name of a method."""
+    if str(name) == DEFAULT:
+        return ASSETS / "default.safetensors"
+    path = Path(name)
+    return path if path.suffix in (".safetensors", ".pth", ".pt", ".t7") else None
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The card of a weights file, {} where it has none."""
+    with _opened(Path(path)) as file:
+        metadata = file.metadata() or {}
+    try:
+        card = json.loads(metadata.get("card", "{}"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: the card is not JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"{path}: the card is a {type(card).__name__}, expected an object")
+    return card
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, checked to be finite."""
+    with _opened(Path(path)) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path}: tensor {key} holds NaN or infinity; the file is damaged or training diverged")
+    return tensors
+
+
+def load_into(tracker: Tracker, path: str | Path) -> None:
+    """Fill ``tracker``'s encoder (and objective, where the file has it) from a file; every name and shape must match."""
+    tensors = read_tensors(path)
+    for part in ("encoder", "objective"):
+        module = getattr(tracker, part)
+        own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+        if part == "objective" and (not own or not isinstance(module, nn.Module)):
+            continue  # weights made for tracking leave out what only training needs
+        expected = module.state_dict()
+        missing = sorted(expected.keys() - own.keys())
+        surplus = sorted(own.keys() - expected.keys())
+        if missing or surplus:
+            what = f"lacks {part}.{missing[0]}" if missing else f"has {part}.{surplus[0]}, which the network has not"
+            raise WeightsError(f"{path}: {what} ({len(missing)} missing, {len(surplus)} too many)")
+        for key, value in own.items():
+            if value.shape != expected[key].shape:
+                raise WeightsError(
+                    f"{path}: {part}.{key} is {tuple(value.shape)}, the network expects {tuple(expected[key].shape)}"
+                )
+        module.load_state_dict(own)
+
+
+def save(tracker: Tracker, path: str | Path, card: Mapping[str, Any], *, training: bool = False) -> None:
+    """Write the encoder, and with ``training`` the objective's parameters too, with ``card``, atomically."""
+    tensors = {f"encoder.{k}": v for k, v in tracker.encoder.state_dict().items()}
+    if training and isinstance(tracker.objective, nn.Module):
+        tensors |= {f"objective.{k}": v for k, v in tracker.objective.state_dict().items()}
+    save_tensors(tensors, path, card)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, card: Mapping[str, Any]) -> None:
+    """Write named tensors and a card to ``path``, through a temporary file beside it."""
+    path = Path(path)
+    data = serialise({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"card": json.dumps(dict(card))})
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        kind = DiskError if error.errno in (28, 122) else InputError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def digest(path: str | Path) -> str:
+    """The first twelve hexadecimal digits of the file's SHA-256: what names weights in tables."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; give a .safetensors file, {DEFAULT!r}, or a method's name")
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: expected a .safetensors file; other formats must be converted first")
+    if path.stat().st_size > MAX_BYTES:
+        raise WeightsError(f"{path}: is larger than {MAX_BYTES >> 30} GiB, which no tracker of ours is")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {str(error).splitlines()[0]}") from error
