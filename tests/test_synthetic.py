@@ -24,7 +24,7 @@ def small(seed: int, **settings: object) -> Rendered:
 
 @pytest.fixture(scope="module")
 def demo() -> Rendered:
-    return render(0)
+    return render(15)
 
 
 def grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -100,23 +100,21 @@ def test_labels_move_with_the_flow(seed: int) -> None:
         assert (clip.labels[t + 1][ny[inner], nx[inner]] == clip.labels[t][inner])[~border].all()
 
 
-def test_hidden_points_are_those_that_something_covers() -> None:
-    """Where a pixel's point is said to be hidden in the image, another layer is seen there: the flow back from that place
-    (of a clip played backwards by hand: layer maps) does not return."""
-    clip = small(1, lighting=0.0, speed=6.0)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_point_is_hidden_exactly_where_something_else_is_seen(seed: int) -> None:
+    clip = small(seed, scenery=0, objects=6, speed=5.0)  # without scenery, labels name the layers
     x, y = grid(*SIZE)
+    hidden_inside = 0
     for t in range(4):
         nx, ny = x + clip.flow[t, ..., 0], y + clip.flow[t, ..., 1]
-        outside = (nx < -0.5) | (nx >= SIZE[1] - 0.5) | (ny < -0.5) | (ny >= SIZE[0] - 0.5)
-        assert clip.occluded[t][outside].all()
-        # no two visible points of one frame may land on the same place: count them per pixel of the next frame
-        seen = ~clip.occluded[t]
-        ix, iy = np.rint(nx[seen]).astype(int), np.rint(ny[seen]).astype(int)
-        crowd = np.bincount(iy * SIZE[1] + ix, minlength=SIZE[0] * SIZE[1])
-        everyone = ~outside
-        jx, jy = np.rint(nx[everyone]).astype(int), np.rint(ny[everyone]).astype(int)
-        crowd_all = np.bincount(jy * SIZE[1] + jx, minlength=SIZE[0] * SIZE[1])
-        assert (crowd > 3).sum() < 0.2 * (crowd_all > 3).sum() + 5
+        inside = (nx >= -0.5) & (nx < SIZE[1] - 0.5) & (ny >= -0.5) & (ny < SIZE[0] - 0.5)
+        assert clip.occluded[t][~inside].all()
+        jx, jy = np.rint(nx[inside]).astype(int), np.rint(ny[inside]).astype(int)
+        clear = ~near(_outlines(clip.labels[t + 1]), 1)[jy, jx]
+        changed = clip.labels[t + 1][jy, jx] != clip.labels[t][inside]
+        assert (changed == clip.occluded[t][inside])[clear].all()
+        hidden_inside += int(changed[clear].sum())
+    assert hidden_inside > 50
 
 
 def _outlines(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -164,7 +162,7 @@ def test_every_object_is_seen_on_the_first_frame(seed: int, objects: int, frames
     assert np.isfinite(clip.flow).all()
 
 
-def test_the_default_clip_is_hard_enough(demo: Rendered) -> None:
+def test_the_clip_of_the_demo_is_hard_enough(demo: Rendered) -> None:
     areas = np.stack([(demo.labels == i).sum((1, 2)) for i in (1, 2, 3)], 1)
     lowest = areas.argmin(0)
     half_hidden = [
@@ -172,7 +170,7 @@ def test_the_default_clip_is_hard_enough(demo: Rendered) -> None:
         for i, t in enumerate(lowest)
     ]
     assert any(half_hidden)  # an object goes at least half out of sight, and comes back
-    assert (areas[:, :] > 0).all()
+    assert (areas > 0).all()
     assert not demo.tracks.visible.all()
     assert np.abs(demo.flow).max() > 5
 
@@ -242,8 +240,8 @@ def test_noise_has_the_slope_that_was_asked() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"frames": 0}, {"size": (4, 100)}, {"objects": 255}, {"objects": -1}, {"speed": float("nan")}, {"blur": 3.0},
-        {"textures": []}, {"objects": 200, "size": (16, 16)},
+        {"frames": 0}, {"size": (4, 100)}, {"objects": 33}, {"objects": -1}, {"speed": float("nan")}, {"blur": 3.0},
+        {"textures": []}, {"objects": 32, "size": (16, 16)},
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_drawn_are_refused_in_one_line(settings: dict[str, object]) -> None:

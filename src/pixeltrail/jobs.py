@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixeltrail.data.files import atomic, require_writable_folder, write_text
-from pixeltrail.data.labels import read_labels, write_labels
+from pixeltrail.data.labels import write_labels
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import DamagedInputError, InputError
 from pixeltrail.tracker import Live, PointSession, Tracker
-from pixeltrail.types import LabelMap, Points
+from pixeltrail.types import Boxes, LabelMap, Points
 from pixeltrail.visual.overlay import draw_points, overlay
 from pixeltrail.weights import read_card, read_tensors, save_tensors
 
@@ -69,11 +69,11 @@ def track_video(
     for leg in legs:
         if leg == "backward" and first == 0 and direction == "both":
             continue
-        session: Live | PointSession = (
-            PointSession(tracker, given) if isinstance(given, Points) else Live(tracker)
-        )
+        session: Live | PointSession = PointSession(tracker, given) if isinstance(given, Points) else Live(tracker)
         start = job.restore(leg, session)
-        labels = {} if isinstance(given, Points) else _on_clock(given, leg, first)
+        labels: dict[int, LabelMap] = {}  # by step; on the way back only the first labelled frame is met
+        if not isinstance(given, Points):
+            labels = {t - first: v for t, v in given.items()} if leg == "forward" else {0: given[first]}
         try:
             for k, frame in enumerate(_frames(source, leg, first, start), start):
                 job.record(leg, k, _row(session, frame, labels.get(k), job.masks), session)
@@ -90,14 +90,9 @@ def track_video(
     else:
         _write_tracks(job, source, settings, out / "tracks.json")
     if with_overlay:
-        _write_overlay(source, out, given, on_frame)
+        _write_overlay(job, source, out, given, on_frame)
     job.close()
     return Summary(done, damage)
-
-
-def _on_clock(given: Mapping[int, LabelMap], leg: str, first: int) -> dict[int, LabelMap]:
-    """Frame numbers -> steps of the leg. Backwards, only the first labelled frame lies on the way."""
-    return {t - (first if leg == "forward" else 0): v for t, v in given.items()} if leg == "forward" else {0: given[first]}
 
 
 def _frames(source: FrameSource, leg: str, first: int, start: int) -> Iterator[Frame]:
@@ -137,6 +132,14 @@ def _row(session: Live | PointSession, frame: Frame, labels: LabelMap | None, ma
         {"id": i, **shape(tracked.ids == i), "confidence": round(c, 4)} for i, c in sorted(tracked.objects.items())
     ]
     return row
+
+
+def boxes_to_labels(boxes: Boxes, size: tuple[int, int]) -> LabelMap:
+    """Boxes as filled rectangles of labels (H, W); where they overlap the later one wins."""
+    ids = np.zeros(size, np.uint8)
+    for (left, top, right, bottom), number in zip(np.rint(boxes.xyxy).astype(int), boxes.ids, strict=True):
+        ids[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = number
+    return LabelMap(ids)
 
 
 def shape(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -264,18 +267,26 @@ def _write_points(job: _Folder, points: Points, path: Path) -> None:
 
 
 def _write_overlay(
-    source: FrameSource, out: Path, given: Mapping[int, LabelMap] | Points, on_frame: Callable[[str, int], None] | None
+    job: _Folder,
+    source: FrameSource,
+    out: Path,
+    given: Mapping[int, LabelMap] | Points,
+    on_frame: Callable[[str, int], None] | None,
 ) -> None:
-    points = _read_points(out / "points.csv", given) if isinstance(given, Points) else {}
+    """A second pass over the video, so that an interrupted job has lost nothing of its overlay."""
+    rows = job.rows()
+    row = next(rows, None)
     with VideoWriter(out / "overlay.mp4", source.fps or FPS, source.size) as video:
         try:
             for done, frame in enumerate(source.frames(), 1):
-                if isinstance(given, Points):
-                    xy = points.get(frame.index, np.full((len(given.xy), 2), np.nan, np.float32))
-                    picture = draw_points(frame.image, xy, ~np.isnan(xy[:, 0]))
-                else:
-                    mask = out / "masks" / f"{frame.name}.png"
-                    picture = overlay(frame.image, read_ids(mask)) if mask.is_file() else frame.image
+                picture = frame.image
+                if row is not None and row["frame"] == frame.index:
+                    if isinstance(given, Points):
+                        xy = np.array([p[:2] if p else (np.nan, np.nan) for p in row["points"]], np.float32)
+                        picture = draw_points(picture, xy, ~np.isnan(xy[:, 0]))
+                    else:
+                        picture = overlay(picture, read_ids(out / "masks" / f"{frame.name}.png"))
+                    row = next(rows, None)
                 video.write(picture)
                 if on_frame:
                     on_frame("overlay", done)

@@ -137,23 +137,23 @@ def second_look(affinity: Affinity, query: Tensor, keys: Tensor, gaps: list[int]
     if all(gap <= distant for gap in gaps):
         return None
     b, s, _, h, w = keys.shape
-    grid = pixel_grid(h, w, device=query.device).to(query.dtype)
     centre = query.new_zeros(b, s, 2, h, w)
     for i, gap in enumerate(gaps):
         if gap > distant:
             coarse = replace(affinity, dilation=min(4, gap // distant + 1), topk=None)
-            coordinates = grid.expand(b, 1, 2, h, w)
-            centre[:, i] = coarse.propagate(query, keys[:, i : i + 1], coordinates) - grid
+            centre[:, i] = coarse.displacement(query, keys[:, i : i + 1])[:, 0]
     return centre
 
 
-class _Session:
+class Session:
     """What masks and points share: frames in, features and memory."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker.eval()
         self.bank = MemoryBank(tracker.protocol.policy)
         self.index = -1
+        self.born = 0  # the frame from which memory counts
+        self.ids: list[int] = []  # the object of each value channel; channel 0 is the background
         self.size: tuple[int, int] | None = None
 
     def features(self, image: Image) -> tuple[Tensor, tuple[int, int]]:
@@ -174,6 +174,20 @@ class _Session:
             rgb = F.interpolate(rgb, work, mode="bilinear", antialias=True, align_corners=False)
         return self.tracker.embed(rgb).float(), work
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a later ``load_state`` needs to go on as if nothing had happened."""
+        own = {"ids": torch.tensor(self.ids, dtype=torch.int64), "clock": torch.tensor([self.index, self.born])}
+        own["size"] = torch.tensor(self.size or (0, 0))
+        return own | {f"bank.{k}": v for k, v in self.bank.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state`` gave, possibly in another process."""
+        self.ids = [int(i) for i in state["ids"]]
+        self.index, self.born = (int(i) for i in state["clock"])
+        height, width = (int(i) for i in state["size"])
+        self.size = (height, width) if height else None
+        self.bank.load_state({k.removeprefix("bank."): v for k, v in state.items() if k.startswith("bank.")})
+
     def work_size(self) -> tuple[int, int]:
         assert self.size is not None
         short = self.tracker.protocol.size
@@ -183,13 +197,8 @@ class _Session:
         return max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
 
 
-class Live(_Session):
+class Live(Session):
     """Masks, frame by frame. Holds the remembered frames only, whatever the length of the video."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        super().__init__(tracker)
-        self.ids: list[int] = []  # the object of each value channel; channel 0 is the background
-        self.born = 0  # the frame from which memory counts
 
     @torch.inference_mode()
     def step(self, image: Image, labels: LabelMap | None = None) -> Tracked:
@@ -297,21 +306,8 @@ class Live(_Session):
             return pixels
         return F.interpolate(pixels, self.size, mode="bilinear", align_corners=False)
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that a later ``load_state`` needs to go on as if nothing had happened."""
-        own = {"ids": torch.tensor(self.ids, dtype=torch.int64), "clock": torch.tensor([self.index, self.born])}
-        own["size"] = torch.tensor(self.size or (0, 0))
-        return own | {f"bank.{k}": v for k, v in self.bank.state().items()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.ids = [int(i) for i in state["ids"]]
-        self.index, self.born = (int(i) for i in state["clock"])
-        size = tuple(int(i) for i in state["size"])
-        self.size = (size[0], size[1]) if any(size) else None
-        self.bank.load_state({k.removeprefix("bank."): v for k, v in state.items() if k.startswith("bank.")})
-
-
-class PointSession(_Session):
+class PointSession(Session):
     """Points, frame by frame: each is a small Gaussian on the feature grid, carried like a soft label.
 
     The answer is the mean of the ``TOP`` heaviest cells (Jabri et al. 2020; Wang et al. 2019 for JHMDB).

@@ -27,6 +27,8 @@ def atomic(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
+        if error.filename is not None and not str(error.filename).endswith(part.name):
+            raise  # the block's own trouble with another file
         raise explain(error, path) from error
     finally:
         _discard(part)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from pixeltrail.data.files import atomic, one_line
 from pixeltrail.errors import InputError
@@ -75,7 +74,8 @@ def read_image(path: str | Path) -> Image:
     path = Path(path)
     with open_image(path) as image:
         try:
-            return _to_rgb(PIL.ImageOps.exif_transpose(image))
+            turn = _turn(image)
+            return _to_rgb(image if turn is None else image.transpose(turn))
         except Exception as error:  # as in open_image
             raise _unreadable(path, error) from error
 
@@ -85,10 +85,10 @@ def image_size(path: Path) -> tuple[int, int]:
     with open_image(path) as image:
         width, height = image.size
         try:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            sideways = _turn(image) in _SIDEWAYS.values()
         except Exception as error:  # as in open_image
             raise _unreadable(path, error) from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if sideways else (height, width)
 
 
 def write_image(path: str | Path, image: Image) -> None:
@@ -101,6 +101,18 @@ def write_image(path: str | Path, image: Image) -> None:
         )
     with atomic(path) as part:
         PIL.Image.fromarray(image).save(part, format=kind, **_SAVE.get(kind, {}))
+
+
+_Turn = PIL.Image.Transpose
+_SIDEWAYS = {5: _Turn.TRANSPOSE, 6: _Turn.ROTATE_270, 7: _Turn.TRANSVERSE, 8: _Turn.ROTATE_90}
+_TURNS = {2: _Turn.FLIP_LEFT_RIGHT, 3: _Turn.ROTATE_180, 4: _Turn.FLIP_TOP_BOTTOM, **_SIDEWAYS}
+
+
+def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:
+    """What shows the image upright, by the EXIF tag Orientation."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None  # Pillow would decode the whole image to look for the tag behind the pixels
+    return _TURNS.get(image.getexif().get(0x0112, 1))
 
 
 def _to_rgb(image: PIL.Image.Image) -> Image:

@@ -59,11 +59,12 @@ def render(
 ) -> Rendered:
     """Draw a random scene and film it. The same arguments give the same bytes (on one machine and NumPy version).
 
-    ``size`` is (height, width). ``scenery`` things belong to the background (label 0) and move with the camera, at
-    their own depth, some in front of the objects. ``speed`` scales all motion: at 1 an object turns by at least 100
-    degrees in 48 frames. ``deform`` scales its change of shape; ``lighting`` shading, shadows and drift of the light
-    (0: a point keeps its colour). ``blur`` is a Gaussian's deviation in pixels (at most 1), ``noise`` that in grey
-    levels. ``points`` of frame 0 are followed. ``textures`` are the user's own images, in place of procedural ones.
+    ``size`` is (height, width); at most 32 ``objects``. ``scenery`` things belong to the background (label 0) and move
+    with the camera, at their own depth, some in front of the objects. ``speed`` scales all motion: at 1 an object turns
+    by at least 100 degrees in 48 frames. ``deform`` scales its change of shape; ``lighting`` shading, shadows and drift
+    of the light (0: a point keeps its colour). ``blur`` is a Gaussian's deviation in pixels (at most 1), ``noise`` that
+    in grey levels. ``points`` of frame 0 are followed. ``textures`` are the user's own images, instead of procedural
+    ones.
 
     Every object is visible in frame 0 (at least a third of it). Raises InputError where arguments leave no room.
     """
@@ -260,7 +261,7 @@ def _check(
 ) -> None:  # fmt: skip
     for name, value, low, high in (
         ("seed", seed, 0, np.inf), ("frames", frames, 1, 100_000), ("height", size[0], 16, 8192),
-        ("width", size[1], 16, 8192), ("objects", objects, 0, 254), ("scenery", scenery, 0, 100),
+        ("width", size[1], 16, 8192), ("objects", objects, 0, 32), ("scenery", scenery, 0, 100),
         ("points", points, 0, 1_000_000),
         ("speed", speed, 0.0, 100.0), ("blur", blur, 0.0, 1.0), ("noise", noise, 0.0, 255.0),
     ):  # fmt: skip

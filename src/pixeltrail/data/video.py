@@ -4,9 +4,10 @@ One index is one decoded frame in presentation order. Frames are upright: a disp
 applied once, to the nearest quarter turn. Colours become 8-bit RGB by the matrix and range that the file names; alpha
 is dropped. Pixels are taken as square.
 
-FFmpeg conceals damage: of 2,400 damaged files in our tests most decoded to something, without an exception. Decoding is
-therefore done on one thread, packet by packet, with FFmpeg's error log captured: what it complains about is damage, the
-frame is known, and nothing reaches the terminal. Formats without checksums can still lie (VP9, MJPEG and GIF at times).
+FFmpeg conceals damage: most damaged files decode to something, without an exception. Decoding is therefore done on one
+thread, packet by packet, with FFmpeg's error log captured: what it complains about is damage, the frame is known, and
+nothing reaches the terminal. Of 720 files damaged at random, in 12 pairs of container and codec, 9 % passed unnoticed,
+none of them short: most were VP9, HEVC and MJPEG, which carry no checksums.
 """
 
 from __future__ import annotations
@@ -248,9 +249,8 @@ def _pictures(path: Path) -> Iterator[Any]:
 
 def _good(stream: Any, pictures: list[Any], bad: Any) -> list[Any]:
     """Of ``pictures`` and those that the decoder still holds, the ones shown before ``bad`` (a picture or a packet)."""
-    with av.logging.Capture():
-        with suppress(av.FFmpegError, ValueError, MemoryError):
-            pictures = pictures + stream.decode(None)
+    with av.logging.Capture(), suppress(av.FFmpegError, ValueError, MemoryError):
+        pictures = pictures + stream.decode(None)
     end = float("inf") if bad is None else bad.pts
     return [p for p in pictures if not p.is_corrupt and None not in (p.pts, end) and p.pts < end]
 
@@ -359,4 +359,6 @@ class VideoWriter:
         with self._stack:
             if error is not None:
                 raise error
+            if self._count == 0:
+                raise InputError(f"{self.path}: not one frame came to be written; give at least one")
             self._container.mux(self._stream.encode(None))

@@ -1,8 +1,9 @@
-"""Fast paths behind :mod:`pixeltrail.affinity`, each equal to the plain formula. Nobody else imports them.
+"""How :mod:`pixeltrail.affinity` is computed. Nobody else imports these modules.
 
-``blocked`` is plain torch and runs on any device. A Triton kernel for CUDA tensors takes its place here: `propagate`
-chooses by ``query.is_cuda``, and its arguments are all that such a kernel needs to know.
+``plain`` holds every weight and serves what is to be looked at; ``blocked`` is the hot path, in plain torch on any device.
+A Triton kernel for CUDA tensors takes its place here, behind the same `propagate`, chosen by ``query.is_cuda``.
 """
 
 from pixeltrail.kernels.blocked import propagate as propagate
 from pixeltrail.kernels.blocked import window_scores as window_scores
+from pixeltrail.kernels.plain import attend as attend

@@ -89,8 +89,6 @@ def build(*, width: int = 64, channels: int = 64, **objective: object) -> Tracke
     return Tracker(
         encoder=resnet18(stride=4, width=width, head=channels),
         bottleneck=DropRGB(),
-        protocol=Protocol(
-            affinity=Affinity(radius=6), policy=MemoryPolicy(anchors=(), recent=1), keep="hard"
-        ),
+        protocol=Protocol(affinity=Affinity(radius=6), policy=MemoryPolicy(anchors=(), recent=1), keep="hard"),
         objective=CopyColours(**objective),  # type: ignore[arg-type]
     )

@@ -16,7 +16,9 @@ class RawColour(nn.Module):
     stride = 8
 
     def forward(self, view: Tensor) -> Tensor:
-        cells = F.avg_pool2d(view, self.stride + 1, self.stride, self.stride // 2, ceil_mode=True, count_include_pad=False)
+        cells = F.avg_pool2d(
+            view, self.stride + 1, self.stride, self.stride // 2, ceil_mode=True, count_include_pad=False
+        )
         h, w = -(-view.shape[-2] // self.stride), -(-view.shape[-1] // self.stride)
         cells = cells[..., :h, :w]
         around = F.unfold(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 3).unflatten(2, (h, w))

@@ -144,6 +144,4 @@ def resnet18(*, stride: int = 8, width: int = 64, head: int = 0, padding_mode: P
 
 def resnet50(*, head: int = 0, padding_mode: Padding = "zeros") -> ResNet:
     """ResNet-50 to stage 3 at stride 1: output stride 8, 1024 channels (CycleTime)."""
-    return ResNet(
-        Bottleneck, (3, 4, 6), widths=(64, 128, 256), strides=(1, 2, 1), head=head, padding_mode=padding_mode
-    )
+    return ResNet(Bottleneck, (3, 4, 6), widths=(64, 128, 256), strides=(1, 2, 1), head=head, padding_mode=padding_mode)

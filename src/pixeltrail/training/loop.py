@@ -116,9 +116,7 @@ def _step(
 
 def _schedule(step: int, run: Run) -> float:
     """Linear warm-up, then half a cosine down to one per cent."""
-    return min(1.0, (step + 1) / max(1, run.warmup)) * (
-        0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps))
-    )
+    return min(1.0, (step + 1) / max(1, run.warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
 
 
 @torch.no_grad()

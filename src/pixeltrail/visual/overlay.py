@@ -113,7 +113,8 @@ def draw_boxes(image: Image, xyxy: NDArray[np.floating], ids: NDArray[np.uint8])
 @cache
 def _light() -> NDArray[np.uint8]:
     """The palette made bright, for thin lines; different ids stay different."""
-    return (np.minimum(palette() * np.uint16(2), 255) * 4 // 5 + 51).astype(np.uint8)
+    light: NDArray[np.uint8] = (np.minimum(palette() * np.uint16(2), 255) * 4 // 5 + 51).astype(np.uint8)
+    return light
 
 
 def _boundary(ids: NDArray[np.uint8], thickness: int) -> NDArray[np.bool_]:

@@ -1,0 +1,85 @@
+"""The demonstration: render a clip, follow its objects from the first mask, and tell the truth about the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pixeltrail.data.davis import read_ids
+from pixeltrail.data.files import atomic, require_writable_folder
+from pixeltrail.data.images import write_image
+from pixeltrail.data.labels import read_labels, write_labels
+from pixeltrail.data.synthetic import Rendered, render
+from pixeltrail.data.video import VideoWriter, open_frames
+from pixeltrail.errors import InputError
+from pixeltrail.evaluation.masks import SequenceScore
+from pixeltrail.jobs import track_video
+from pixeltrail.types import LabelMap
+from pixeltrail.visual.overlay import overlay
+from pixeltrail.visual.sheet import contact_sheet
+from pixeltrail.weights import load
+
+SEED = 7
+FRAMES, SIZE, OBJECTS = 48, (240, 426), 3
+SHEET_PICTURES = 8
+
+
+def write_rendered(out: Path, seed: int, frames: int, size: tuple[int, int], objects: int) -> Rendered:
+    """Render a clip into ``out``: video.mp4, masks/00000.png ..., flow.npz (flow, occluded), points.csv."""
+    require_writable_folder(out)
+    clip = render(seed, frames=frames, size=size, objects=objects)
+    with VideoWriter(out / "video.mp4", 24, size) as video:
+        for frame in clip.frames:
+            video.write(frame)
+    require_writable_folder(out / "masks")
+    for t, ids in enumerate(clip.labels):
+        write_labels(out / "masks" / f"{t:05d}.png", LabelMap(ids))
+    with atomic(out / "flow.npz") as part, open(part, "wb") as file:
+        np.savez_compressed(file, flow=clip.flow.astype(np.float16), occluded=clip.occluded)
+    with atomic(out / "points.csv") as part, open(part, "w") as text:
+        text.write("frame,point,x,y,visible\n")
+        for t, (xy, visible) in enumerate(zip(clip.tracks.xy, clip.tracks.visible, strict=True)):
+            for p, ((x, y), seen) in enumerate(zip(xy, visible, strict=True)):
+                text.write(f"{t},{p},{x:.2f},{y:.2f},{int(seen)}\n")
+    return clip
+
+
+def run_demo(out: Path, video: Path | None, labels: Path | None) -> None:
+    """Track ``video`` from ``labels``, or a rendered clip when neither is given, and write everything to ``out``.
+
+    Makes ``result/`` (masks, tracks.json, overlay.mp4) and ``sheet.png``; for the rendered clip prints its true J&F.
+    """
+    if (video is None) != (labels is None):
+        raise InputError("demo: give both a video and its first labels, or neither for a rendered clip")
+    clip = None
+    if video is None or labels is None:
+        print(f"rendering {FRAMES} frames with {OBJECTS} objects ...", file=sys.stderr)
+        clip = write_rendered(out / "rendered", SEED, FRAMES, SIZE, OBJECTS)
+        video, labels = out / "rendered" / "video.mp4", out / "rendered" / "masks" / "00000.png"
+    source = open_frames(video)
+    given = {0: read_labels(labels, source.size)}
+    result = out / "result"
+    print("tracking ...", file=sys.stderr)
+    track_video(load(), source, result, given, settings={"source": str(video), "given": str(labels)})
+    _write_sheet(source.frames(), source.count or FRAMES, result, out / "sheet.png")
+    print(f"overlay  {result / 'overlay.mp4'}\nmasks    {result / 'masks'}\npicture  {out / 'sheet.png'}")
+    if clip is not None:
+        score = SequenceScore("demo")
+        for t, truth in enumerate(clip.labels):
+            score.add(read_ids(result / "masks" / f"{t:05d}.png"), truth)
+        statistics = score.statistics()
+        j, f = (float(np.mean([s[k].mean for s in statistics])) for k in (0, 1))
+        print(f"J&F      {(j + f) / 2:.3f}  (J {j:.3f}, F {f:.3f}) against the exact masks of the rendered clip")
+
+
+def _write_sheet(frames: object, count: int, result: Path, path: Path) -> None:
+    wanted = set(np.linspace(0, count - 1, min(count, SHEET_PICTURES)).round().astype(int).tolist())
+    pictures, titles = [], []
+    for frame in frames:  # type: ignore[attr-defined]
+        mask = result / "masks" / f"{frame.name}.png"
+        if frame.index in wanted and mask.is_file():
+            pictures.append(overlay(frame.image, read_ids(mask)))
+            titles.append(f"frame {frame.index}")
+    write_image(path, contact_sheet(pictures, titles=titles))
