@@ -90,7 +90,7 @@ def offsets(seed: int, like: Tensor, kind: str) -> Tensor | None:
     return {"whole": centre.round(), "quarters": (4 * centre).round() / 4, "any": centre}[kind]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     a=affinities(),
     seed=st.integers(0, 2**31),
@@ -130,11 +130,11 @@ LARGE = [
 
 
 @pytest.mark.parametrize("a", LARGE, ids=str)
-@pytest.mark.parametrize("step", [1, 2**16, 2**21])
+@pytest.mark.parametrize("step", [1, 2**16, 2**20])
 def test_fast_equals_plain_in_float32_over_many_tiles_and_bands(
     a: Affinity, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(blocked.STEP, "cpu", step)
+    monkeypatch.setattr(blocked, "STEP", step)
     monkeypatch.setattr(blocked, "BAND", 2)
     query, keys, values = (x.float() for x in problem(1, 37, 29, s=3, b=2, c=16))
     plain = a(query, keys)
@@ -265,7 +265,7 @@ def test_entropy_goes_from_certain_to_uniform() -> None:
     ids=str,
 )
 def test_gradients(a: Affinity) -> None:
-    inputs = [x.requires_grad_() for x in problem(10, 3, 4, b=2, c=3, k=2)]
+    inputs = [x.requires_grad_() for x in problem(10, 3, 4, c=3, k=2)]
     assert torch.autograd.gradcheck(a.propagate_with_entropy, inputs)
     assert torch.autograd.gradcheck(lambda q, k, v: a(q, k).copy(v), inputs)
 

@@ -21,7 +21,7 @@ from pixeltrail.visual.overlay import overlay
 from pixeltrail.visual.sheet import contact_sheet
 from pixeltrail.weights import load
 
-SEED = 7
+SEED = 15
 FRAMES, SIZE, OBJECTS = 48, (240, 426), 3
 SHEET_PICTURES = 8
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pixeltrail.data.davis import read_ids
 from pixeltrail.data.files import atomic, require_writable_folder, write_text
 from pixeltrail.data.labels import write_labels
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
@@ -238,8 +239,8 @@ class _Folder:
         forward = self.work / "forward.jsonl"
         if forward.is_file():
             with open(forward) as text:
-                for line in text:
-                    row = json.loads(line)
+                for entry in text:
+                    row = json.loads(entry)
                     if row["frame"] > last:
                         yield row
 

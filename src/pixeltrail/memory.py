@@ -128,7 +128,7 @@ class MemoryBank:
         """
         try:
             numbers = [state[name].long().tolist() for name in ("frames", "pinned", "now")]
-            pairs = zip(state["keys"].unbind(1), state["values"].unbind(1), strict=True) if numbers[0] else ()
+            pairs = zip(state["keys"].unbind(1), state["values"].unbind(1), strict=True) if "keys" in state else ()
             frames, pinned = dict(zip(numbers[0], pairs, strict=True)), set(numbers[1])
             (now,) = numbers[2]
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:

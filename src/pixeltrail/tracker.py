@@ -219,9 +219,9 @@ class Live(Session):
         if not self.ids:
             self.born = self.index
         key, work = self.features(image)
-        values = self._tracked(key)
-        if labels is not None:
-            values = self._merged(values, labels, work, (key.shape[-2], key.shape[-1]))
+        tracked = self._tracked(key)
+        values = tracked if labels is None else self._merged(tracked, labels, work)
+        assert values is not None
         ids, confidence = self._decided(values, work)
         if labels is not None:
             named = np.isin(labels.ids, labels.objects)
@@ -246,13 +246,12 @@ class Live(Session):
             values = torch.where(high > low, (values - low) / (high - low).clamp_min(1e-12), values)
         return values
 
-    def _merged(self, tracked: Tensor | None, labels: LabelMap, work: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    def _merged(self, tracked: Tensor | None, labels: LabelMap, work: tuple[int, int]) -> Tensor:
         """Soft values (1, K, h, w) in which the objects of ``labels`` are as given."""
         new = [i for i in labels.objects if i not in self.ids]
         self.ids += new
         if tracked is not None and new:
             tracked = F.pad(tracked, (0, 0, 0, 0, 0, len(new)))
-            self.bank.map_values(lambda v: F.pad(v, (0, 0, 0, 0, 0, len(new))))
         named = torch.tensor([0] + [1] * len(self.ids), dtype=torch.bool)
         named[1:] = torch.tensor([i in labels.objects for i in self.ids])
         ids = np.where(np.isin(labels.ids, labels.objects), labels.ids, 0).astype(np.uint8)
@@ -388,4 +387,5 @@ def _nearest(ids: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
         return ids
     rows = ((np.arange(size[0]) + 0.5) * ids.shape[0] / size[0]).astype(np.intp)
     columns = ((np.arange(size[1]) + 0.5) * ids.shape[1] / size[1]).astype(np.intp)
-    return ids[rows[:, None], columns[None]]
+    resized: NDArray[np.uint8] = ids[rows[:, None], columns[None]]
+    return resized

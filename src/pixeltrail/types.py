@@ -6,7 +6,7 @@ Letters: T frames, H W image height and width, P points or boxes, B batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +78,7 @@ class Points:
     (default: all 0); ``names`` one per point (default: "0", "1", ...)."""
 
     xy: NDArray[np.float32]
-    t: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
+    t: NDArray[np.int64] = None  # type: ignore[assignment]
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Boxes:
     ``ids`` (P,) object ids 1–254 (default: 1, 2, ...)."""
 
     xyxy: NDArray[np.float32]
-    ids: NDArray[np.uint8] = field(default=None)  # type: ignore[assignment]
+    ids: NDArray[np.uint8] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         b = np.asarray(self.xyxy, np.float32)

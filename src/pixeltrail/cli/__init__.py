@@ -28,7 +28,7 @@ Command = (
 def main(argv: list[str] | None = None) -> int:
     """The console script: returns 0, 2 (input), 3 (disk full), 4 (damaged in part) or 130 (interrupted)."""
     command: Any = tyro.cli(
-        OmitSubcommandPrefixes[Command],  # type: ignore[valid-type]
+        OmitSubcommandPrefixes[Command],
         prog="pixeltrail", description="Follow every pixel of a video, without labels.", args=argv,
     )  # fmt: skip
     try:

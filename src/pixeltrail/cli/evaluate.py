@@ -95,4 +95,5 @@ class Evaluate:
         if self.dataset is None:
             print("davis")
             return 0
-        return self.dataset.run()
+        code: int = self.dataset.run()
+        return code

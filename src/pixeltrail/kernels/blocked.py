@@ -28,8 +28,8 @@ SIDE = 8
 """Cells along a tile's side. Larger tiles multiply faster and waste more: the patch has (SIDE + 2R)² cells."""
 BAND = 4
 """Rows of tiles whose keys are laid out at a time. More repeat less of that work, fewer hold less memory."""
-STEP = {"cpu": 2**21, "cuda": 2**25}
-"""Numbers held for the tiles of one step: on a CPU what its caches hold, elsewhere enough to keep the device busy."""
+STEP = 2**20
+"""Numbers held for the tiles of one step: what the cache of a CPU core holds, times the cores, see `_per_step`."""
 MOST = 2**23
 """Scores of one tile above which tiles are made smaller (whole-frame references of large frames)."""
 
@@ -67,7 +67,7 @@ def _propagate(affinity: Affinity, query: Tensor, keys: Tensor, values: Tensor, 
     side = SIDE
     while side > 1 and side**2 * seen(side) > MOST:
         side //= 2
-    per_step = max(1, STEP.get(device.type, STEP["cuda"]) // (seen(side) * (side**2 + query.shape[0])))
+    per_step = _per_step(seen(side) * (side**2 + query.shape[0]), device)
     within = _square(0, side, 0, side, device)
     patch = _square(-ry, side + ry, -rx, side + rx, device)
     hidden = torch.finfo(query.dtype).min / 4
@@ -97,21 +97,22 @@ def _propagate(affinity: Affinity, query: Tensor, keys: Tensor, values: Tensor, 
                     start[:, None] + start.new_tensor([y - top, 0]) + patch * step, height, w
                 )  # (n, L)
                 outside = (index == height * w) & affinity.mask_border
-                masks = mask + mask.new_zeros(outside.shape).masked_fill_(outside, hidden)[:, None]  # (n, M, L)
-                parts += [_window(q, k, v, index, masks, height * w + 1) for k, v in tables]
+                border = mask.new_zeros(outside.shape).masked_fill_(outside, hidden)
+                parts += [_window(q, k, v, index, mask, border, height * w + 1) for k, v in tables]
             out.append(_read(affinity, parts, entropy=entropy))
         bands.append(_in_order(torch.cat(out), cells, band[0].numel()).T.reshape(-1, *band.shape[1:]))
     return torch.cat(bands, 1)
 
 
-def _window(q: Tensor, keys: Tensor, values: Tensor, index: Tensor, mask: Tensor, size: int) -> Part:
+def _window(q: Tensor, keys: Tensor, values: Tensor, index: Tensor, mask: Tensor, border: Tensor, size: int) -> Part:
     """Scores of the tiles q (n, M, C) with their patches ``index`` (n, L) in every reference of a table of ``size``
-    rows each, keys (S·size, C) and values (K, S·size), plus mask (n, M, L)."""
+    rows each, keys (S·size, C) and values (K, S·size), plus what hides candidates, mask (M, L) and border (n, L)."""
     n, count = len(q), len(keys) // size
     index = (index[:, None] + size * torch.arange(count, device=q.device)[:, None]).flatten()
     k = keys.index_select(0, index).view(n, -1, q.shape[-1])
     v = values.index_select(1, index).view(len(values), n, -1)
-    return mask.repeat(1, 1, count).baddbmm_(q, k.mT), v.movedim(1, 0)
+    scores = (mask[:, None] + border[:, None, None].expand(-1, -1, count, -1)).reshape(n, len(mask), -1)
+    return scores.baddbmm_(q, k.mT), v.movedim(1, 0)
 
 
 def _read(affinity: Affinity, parts: list[Part], *, entropy: bool) -> Tensor:
@@ -195,12 +196,17 @@ def window_scores(query: Tensor, key: Tensor, base: Tensor, offsets: Tensor, ste
     start, local = F.pad(start, (0, 0, 0, 1)), F.pad(local, (0, 0, 0, 1))
     at = (offsets - offsets.new_tensor([top, left])) @ offsets.new_tensor([width, 1])
     out = []
-    per_step = max(1, STEP.get(device.type, STEP["cuda"]) // (len(patch) * (seats + c) + 2 * seats * len(offsets)))
+    per_step = _per_step(len(patch) * (seats + c) + 2 * seats * len(offsets), device)
     for cell in torch.split(cells.view(-1, seats), per_step):
         index = number_cells(start[cell[:, :1]] + step * patch, h, w)
         scores = queries[cell] @ keys.index_select(0, index.flatten()).view(*index.shape, c).mT
         out.append(scores.gather(2, (local[cell] @ local.new_tensor([width, 1]))[..., None] + at))
     return torch.cat(out).flatten(0, 1)[seat]
+
+
+def _per_step(numbers: int, device: torch.device) -> int:
+    """How many tiles of so many numbers each make a step: a device that is not a CPU needs much work at a time."""
+    return max(1, STEP * (min(torch.get_num_threads(), 8) if device.type == "cpu" else 32) // numbers)
 
 
 def _tiles(h: int, w: int, side: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -81,12 +81,12 @@ class AnchorSelfTraining(nn.Module):
 
     def _keys(self, tracker: Tracker, clip: Tensor) -> Tensor:
         b, t = clip.shape[:2]
-        features = tracker.encoder(tracker.bottleneck.view(clip).flatten(0, 1))
-        return F.normalize(self.project(features).float(), dim=1).unflatten(0, (b, t))
+        keys: Tensor = self.project(tracker.embed(clip.flatten(0, 1)))
+        keys = F.normalize(keys.float(), dim=1)
+        return keys.view(b, t, *keys.shape[1:])
 
     def _self_training(self, keys: Tensor, teacher: Tensor, anchors: Tensor, source: Tensor) -> Tensor:
-        b, t, _, h, w = keys.shape
-        a = anchors.shape[1]
+        b, a = anchors.shape[:2]
         seen = sample(keys.flatten(1, 2), source, mode="nearest").view(keys.shape)  # the plain view where B's cells lie
         every = anchors.flatten(0, 1)  # (B·A, D): own anchors and everybody else's
         logits = seen.movedim(2, -1).flatten(0, 3) @ every.T / self.temperature

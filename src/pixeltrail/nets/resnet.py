@@ -7,10 +7,12 @@ the pool pad by half their kernel, so nothing shifts.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-Padding = str
-"""``"zeros"`` or ``"reflect"``. Zeros at the border tell the network where it is; reflection does not."""
+Padding = Literal["zeros", "reflect"]
+"""Zeros at the border tell the network where it is; reflection does not."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int, dilation: int, padding_mode: Padding) -> nn.Conv2d:
