@@ -220,13 +220,16 @@ class Live(Session):
             self.born = self.index
         key, work = self.features(image)
         tracked = self._tracked(key)
-        values = tracked if labels is None else self._merged(tracked, labels, work)
-        assert values is not None
-        ids, confidence = self._decided(values, work)
-        if labels is not None:
-            named = np.isin(labels.ids, labels.objects)
-            ids = np.where(named, labels.ids, ids)
-            confidence = np.where(named, np.float32(1), confidence)
+        if labels is None:
+            assert tracked is not None
+            values = tracked
+            ids, confidence = self._decided(values, work)
+        else:
+            values, others = self._merged(tracked, labels, work)
+            ids, confidence = self._decided(others, work)
+            given = labels.ids != VOID if tracked is None else np.isin(labels.ids, labels.objects)
+            ids = np.where(given, labels.ids, ids)
+            confidence = np.where(given, np.float32(1), confidence)
         if self.tracker.protocol.keep == "hard":
             values = self._cells_of(ids, work, hard=True)
         now = self.index - self.born
@@ -246,24 +249,21 @@ class Live(Session):
             values = torch.where(high > low, (values - low) / (high - low).clamp_min(1e-12), values)
         return values
 
-    def _merged(self, tracked: Tensor | None, labels: LabelMap, work: tuple[int, int]) -> Tensor:
-        """Soft values (1, K, h, w) in which the objects of ``labels`` are as given."""
+    def _merged(self, tracked: Tensor | None, labels: LabelMap, work: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Values (1, K, h, w) in which the objects of ``labels`` are as given, and what else is there but for them."""
         new = [i for i in labels.objects if i not in self.ids]
         self.ids += new
-        if tracked is not None and new:
-            tracked = F.pad(tracked, (0, 0, 0, 0, 0, len(new)))
-        named = torch.tensor([0] + [1] * len(self.ids), dtype=torch.bool)
-        named[1:] = torch.tensor([i in labels.objects for i in self.ids])
-        ids = np.where(np.isin(labels.ids, labels.objects), labels.ids, 0).astype(np.uint8)
+        ids = np.where(labels.ids == VOID, 0, labels.ids).astype(np.uint8)
         given = self._cells_of(ids, work, hard=False)
         if tracked is None:
-            return given
-        void = self._share(labels.ids == VOID, work)
-        rest = torch.where(named.view(1, -1, 1, 1).to(given.device), tracked * void, tracked)
+            return given, given
+        others = F.pad(tracked, (0, 0, 0, 0, 0, len(new)))
+        named = [1 + self.ids.index(i) for i in labels.objects]
+        void = torch.from_numpy(_nearest((labels.ids == VOID).astype(np.uint8), work)).to(others.device)
+        others[:, named] *= labels_to_cells(void, 2, self.tracker.stride)[1]
         free = 1 - given[:, 1:].sum(1, keepdim=True)
-        rest = rest / rest.sum(1, keepdim=True).clamp_min(1e-6) * free
         given[:, 0] = 0
-        return given + rest
+        return given + others / others.sum(1, keepdim=True).clamp_min(1e-6) * free, others
 
     def _cells_of(self, ids: NDArray[np.uint8], work: tuple[int, int], *, hard: bool) -> Tensor:
         """Ids (H, W) -> values (1, K, h, w): each cell's shares, or the class of the pixel that it sits on."""
@@ -274,10 +274,6 @@ class Live(Session):
         if hard:
             return F.one_hot(small[::stride, ::stride].long(), classes).movedim(-1, 0).unsqueeze(0).float()
         return labels_to_cells(small, classes, stride).unsqueeze(0)
-
-    def _share(self, mask: NDArray[np.bool_], work: tuple[int, int]) -> Tensor:
-        small = torch.from_numpy(_nearest(mask.astype(np.uint8), work)).to(self.tracker.device)
-        return labels_to_cells(small, 2, self.tracker.stride)[1]
 
     def _decided(self, values: Tensor, work: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Arg-max at the video's size, a few channels at a time, and the confidence."""

@@ -61,6 +61,7 @@ class FrameSource(ABC):
 
     ``fps`` and ``count`` are what the file declares (None: unknown), good for a progress bar; ``count`` is exact for
     folders. ``size`` is (height, width) of upright frames. ``damage`` lists (frame index, reason) of the last reading.
+    ``files`` are those that are read: the video, or one for each frame.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class FrameSource(ABC):
     count: int | None = None
     start: int = 0
     damage: list[tuple[int, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list, repr=False)
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames(self.start)
@@ -127,8 +129,6 @@ def _folder(path: Path, entries: list[Path], start: int) -> _Folder:
 
 @dataclass(eq=False)
 class _Folder(FrameSource):
-    files: list[Path] = field(default_factory=list, repr=False)
-
     def frames(self, start: int = 0) -> Iterator[Frame]:
         self.damage.clear()
         for index, file in enumerate(self.files[start:], start):
@@ -165,7 +165,7 @@ def _video(path: Path, start: int) -> _Video:
     if picture is None:
         raise InputError(f"{path}: holds no frames; make the video again")
     image = _Rgb(picture)(picture)
-    return _Video(path, image.shape[:2], fps, count, start)
+    return _Video(path, image.shape[:2], fps, count, start, files=[path])
 
 
 @dataclass(eq=False)
