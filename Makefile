@@ -21,7 +21,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/affinity.py
 
 results: $(READY)
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/results.py $(DAVIS) $(if $(SQUEEZENET),--squeezenet $(SQUEEZENET))
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples

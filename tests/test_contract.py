@@ -231,7 +231,9 @@ class TestTracker:
             list(tracker.track(clip.frames, {}))
 
     def test_smaller_working_size_gives_masks_of_the_videos_size(self, clip):
-        results = list(self.tracker(size=96, policy=MemoryPolicy(recent=2)).track(clip.frames, LabelMap(clip.labels[0])))
+        results = list(
+            self.tracker(size=96, policy=MemoryPolicy(recent=2)).track(clip.frames, LabelMap(clip.labels[0]))
+        )
         assert all(r.ids.shape == SIZE for r in results)
         assert jaccard(results[1].ids == 1, clip.labels[1] == 1) > 0.5
 

@@ -246,7 +246,9 @@ def test_corrflow_is_cross_entropy_on_copied_classes_and_its_parts_can_be_switch
     for t in (1, 2):
         colours = F.one_hot(classes[:, t - 1, ::4, ::4], 16).movedim(-1, 1).float()
         copied = affinity(features[:, t], features[:, t - 1 : t]).copy(colours[:, None])
-        wide = F.pad(F.interpolate(copied, (29, 37), mode="bilinear", align_corners=True), (0, 3, 0, 3), mode="replicate")
+        wide = F.pad(
+            F.interpolate(copied, (29, 37), mode="bilinear", align_corners=True), (0, 3, 0, 3), mode="replicate"
+        )
         likely = wide.gather(1, classes[:, t][:, None]) + 1e-8
         expected -= float(likely.log().mean().detach())
     assert float(terms["forward"]["forward"].detach()) == pytest.approx(expected, rel=1e-4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,14 @@ from pixeltrail.data.files import atomic, require_writable_folder
 from pixeltrail.data.images import write_image
 from pixeltrail.data.labels import read_labels, write_labels
 from pixeltrail.data.synthetic import Rendered, render
-from pixeltrail.data.video import VideoWriter, open_frames
+from pixeltrail.data.video import Frame, VideoWriter, open_frames
 from pixeltrail.errors import InputError
 from pixeltrail.evaluation.masks import SequenceScore
-from pixeltrail.jobs import track_video
+from pixeltrail.jobs import OnFrame, track_video
 from pixeltrail.types import LabelMap
 from pixeltrail.visual.overlay import overlay
 from pixeltrail.visual.sheet import contact_sheet
-from pixeltrail.weights import load
+from pixeltrail.weights import DEFAULT, load
 
 SEED = 15
 FRAMES, SIZE, OBJECTS = 48, (240, 426), 3
@@ -46,40 +48,39 @@ def write_rendered(out: Path, seed: int, frames: int, size: tuple[int, int], obj
     return clip
 
 
-def run_demo(out: Path, video: Path | None, labels: Path | None) -> None:
+def run_demo(out: Path, video: Path | None, labels: Path | None, *, on_frame: OnFrame | None = None) -> None:
     """Track ``video`` from ``labels``, or a rendered clip when neither is given, and write everything to ``out``.
 
     Makes ``result/`` (masks, tracks.json, overlay.mp4) and ``sheet.png``; for the rendered clip prints its true J&F.
+    Raises as ``track_video``, and ``DamagedInputError`` at the end if the video could be read only in part.
     """
     if (video is None) != (labels is None):
         raise InputError("demo: give both a video and its first labels, or neither for a rendered clip")
-    clip = None
+    truth = None
     if video is None or labels is None:
         print(f"rendering {FRAMES} frames with {OBJECTS} objects ...", file=sys.stderr)
-        clip = write_rendered(out / "rendered", SEED, FRAMES, SIZE, OBJECTS)
+        truth = write_rendered(out / "rendered", SEED, FRAMES, SIZE, OBJECTS).labels
         video, labels = out / "rendered" / "video.mp4", out / "rendered" / "masks" / "00000.png"
     source = open_frames(video)
     given = {0: read_labels(labels, source.size)}
-    result = out / "result"
+    result, sheet = out / "result", out / "sheet.png"
     print("tracking ...", file=sys.stderr)
-    track_video(load(), source, result, given, settings={"source": str(video), "given": str(labels)})
-    _write_sheet(source.frames(), source.count or FRAMES, result, out / "sheet.png")
-    print(f"overlay  {result / 'overlay.mp4'}\nmasks    {result / 'masks'}\npicture  {out / 'sheet.png'}")
-    if clip is not None:
+    summary = track_video(load(), source, result, given, settings={"method": DEFAULT}, on_frame=on_frame)
+    _write_sheet(islice(source.frames(), summary.frames), summary.frames, result / "masks", sheet)
+    print(f"overlay  {result / 'overlay.mp4'}\nmasks    {result / 'masks'}\npicture  {sheet}")
+    if truth is not None:
         score = SequenceScore("demo")
-        for t, truth in enumerate(clip.labels):
-            score.add(read_ids(result / "masks" / f"{t:05d}.png"), truth)
+        for t, ids in enumerate(truth):
+            score.add(read_ids(result / "masks" / f"{t:05d}.png"), ids)
         statistics = score.statistics()
         j, f = (float(np.mean([s[k].mean for s in statistics])) for k in (0, 1))
         print(f"J&F      {(j + f) / 2:.3f}  (J {j:.3f}, F {f:.3f}) against the exact masks of the rendered clip")
+    if summary.problem:
+        raise summary.problem
 
 
-def _write_sheet(frames: object, count: int, result: Path, path: Path) -> None:
+def _write_sheet(frames: Iterable[Frame], count: int, masks: Path, path: Path) -> None:
     wanted = set(np.linspace(0, count - 1, min(count, SHEET_PICTURES)).round().astype(int).tolist())
-    pictures, titles = [], []
-    for frame in frames:  # type: ignore[attr-defined]
-        mask = result / "masks" / f"{frame.name}.png"
-        if frame.index in wanted and mask.is_file():
-            pictures.append(overlay(frame.image, read_ids(mask)))
-            titles.append(f"frame {frame.index}")
-    write_image(path, contact_sheet(pictures, titles=titles))
+    chosen = [frame for frame in frames if frame.index in wanted]
+    pictures = [overlay(frame.image, read_ids(masks / f"{frame.name}.png")) for frame in chosen]
+    write_image(path, contact_sheet(pictures, titles=[f"frame {frame.index}" for frame in chosen]))

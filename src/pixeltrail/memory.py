@@ -139,7 +139,7 @@ class MemoryBank:
         return frame in self._pinned or self.policy.keeps(frame, self._now)
 
     def _stack(self, frames: list[int]) -> tuple[Tensor, Tensor]:
-        # Stacking anew for each read costs 1-2 % of the propagation that follows: no ring buffer is worth it.
+        # Stacking anew for each read costs about 1 % of the propagation that follows: no ring buffer is worth it.
         keys, values = zip(*(self._frames[f] for f in frames), strict=True)
         most = max(value.shape[1] for value in values)
         wide = [F.pad(value, (0, 0, 0, 0, 0, most - value.shape[1])) for value in values]

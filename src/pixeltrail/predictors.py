@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -67,8 +67,7 @@ def predictor(
 def describe(tracker: Tracker, method: str) -> dict[str, Any]:
     """The settings that results depend on: weights' digest and protocol."""
     file = weights.path_of(method)
-    protocol = {name: repr(getattr(tracker.protocol, name)) for name in Protocol.__dataclass_fields__}
-    return {"weights": weights.digest(file) if file else None, "protocol": protocol}
+    return {"weights": weights.digest(file) if file else None, "protocol": asdict(tracker.protocol)}
 
 
 def with_protocol(tracker: Tracker, **changes: Any) -> Tracker:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import OmitSubcommandPrefixes, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, subcommand
 
 from pixeltrail.cli.evaluate import Evaluate
 from pixeltrail.cli.show import Demo, Models, Render
@@ -26,24 +31,68 @@ Command = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The console script: returns 0, 2 (input), 3 (disk full), 4 (damaged in part) or 130 (interrupted)."""
-    command: Any = tyro.cli(
-        OmitSubcommandPrefixes[Command],
-        prog="pixeltrail", description="Follow every pixel of a video, without labels.", args=argv,
-    )  # fmt: skip
+    """The console script. Returns 0; 2 for bad input or usage, 3 for a full disk, 4 for an input that could be used in
+    part, 130 and 143 when stopped by Ctrl-C and SIGTERM. What went wrong is said in one line on stderr."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = parse(argv)
     try:
-        return int(command.run())
+        with _stopped_by_sigterm():
+            return int(command.run())
+    except KeyboardInterrupt as stop:
+        code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
+        return _fail("interrupted" + _how_to_go_on(command, argv), code)
+    except DiskError as error:
+        return _fail(str(error) + _how_to_go_on(command, argv), error.exit_code)
     except PixeltrailError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except MemoryError:
         return _fail("out of memory; try --quality fast or smaller frames", 2)
     except OSError as error:
         from pixeltrail.data.files import explain
 
         told = explain(error, Path(error.filename or "output"))
-        return _fail(str(told), DiskError.exit_code if isinstance(told, DiskError) else 2)
+        return _fail(str(told), told.exit_code)
+    except RuntimeError as error:  # how torch says it
+        if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
+            raise
+        return _fail("out of memory; try --quality fast or smaller frames", 2)
+
+
+def parse(argv: list[str]) -> Any:
+    """The command that the arguments name; exits with 2 and the usage where they name none."""
+    return tyro.cli(
+        OmitSubcommandPrefixes[Command],
+        prog="pixeltrail", description="Follow every pixel of a video, without labels.", args=argv,
+        config=(FlagCreatePairsOff, PositionalMetavarFromFieldName),
+    )  # fmt: skip
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM stops the work as Ctrl-C does, so that nothing is left half-written."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals belong to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _how_to_go_on(command: Any, argv: list[str]) -> str:
+    if not getattr(command, "resumable", False):
+        return ""
+    again = argv if "--resume" in argv else [*argv, "--resume"]
+    return f"; go on with: {shlex.join(['pixeltrail', *again])}"
 
 
 def _fail(message: str, code: int) -> int:

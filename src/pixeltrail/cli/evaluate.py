@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
+from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from pixeltrail.cli.shared import prepared, progress_bar
+from pixeltrail.cli.shared import (
+    Device,
+    Method,
+    OptionalFile,
+    OptionalFolder,
+    Published,
+    Quality,
+    Threads,
+    prepared,
+    progress_bar,
+)  # fmt: skip
 from pixeltrail.errors import InputError
 
 
@@ -18,24 +29,25 @@ class DavisTask:
 
     root: Positional[Path]
     """The data set's folder, with JPEGImages/, Annotations/ and ImageSets/."""
-    sequences: str = ""
-    """Names separated by commas, or a file with one name a line; all of the split otherwise."""
-    split: str = ""
+    sequences: Annotated[str, arg(metavar="LIST", help_behavior_hint="(default: all of the split)")] = ""
+    """Names separated by commas, or a file with one name a line."""
+    split: Annotated[str, arg(metavar="SPLIT", help_behavior_hint="(default: 2017/val, 2016/val or the only one)")] = ""
     """A list in ImageSets, such as 2017/val."""
-    method: str = "default"
-    """"default", a .safetensors file, a method's name, or a baseline: identity, farneback, dis, colour."""
-    results: Path | None = None
+    method: Method = "default"
+    """default, a .safetensors file, a method's name, your own Python file, or a baseline: identity, farneback, dis,
+    colour."""
+    results: OptionalFolder = None
     """Score the masks in this folder (SEQUENCE/00000.png ...) instead of running a method."""
-    protocol: str = ""
-    """Run as published: corrflow, mast, crw, vfs or dino."""
-    quality: Literal["", "fast", "balanced", "best"] = ""
+    protocol: Published = ""
+    """Run as published."""
+    quality: Quality = ""
     """Speed preset."""
-    out: Path | None = None
+    out: OptionalFile = None
     """Write the report as JSON."""
-    device: str = "cpu"
+    device: Device = "cpu"
     """cpu, cuda, cuda:1, mps."""
-    threads: int = 0
-    """Processor threads; 0: as many as there are cores."""
+    threads: Threads = 0
+    """Processor threads."""
 
     def run(self) -> int:
         import json
@@ -47,27 +59,21 @@ class DavisTask:
         from pixeltrail.evaluation.report import evaluate_masks, evaluate_results
 
         if self.out is not None:
+            if self.out.is_dir():
+                raise InputError(f"{self.out}: is a folder; name a file for the report, such as report.json")
             require_writable_folder(self.out.absolute().parent)
         dataset = Davis(self.root, self._names(), split=self.split or None)
-        with progress_bar() as progress:
-            tasks: dict[str, Any] = {}
-
-            def on_frame(sequence: str, done: int, total: int) -> None:
-                if sequence not in tasks:
-                    tasks[sequence] = progress.add_task(sequence, total=total)
-                progress.update(tasks[sequence], completed=done)
-
+        with progress_bar() as show:
             if self.results is not None:
-                report = evaluate_results(
-                    self.results, dataset, on_frame=on_frame, settings={"results": str(self.results)}
-                )
+                report = evaluate_results(self.results, dataset, on_frame=show, settings={"results": str(self.results)})
             else:
                 from pixeltrail.predictors import predictor
 
                 device = prepared(self.device, self.threads)
                 predict, settings = predictor(self.method, protocol=self.protocol, quality=self.quality, device=device)
-                report = evaluate_masks(predict, dataset, on_frame=on_frame, settings=settings)
-        Console().print(report.table())
+                report = evaluate_masks(predict, dataset, on_frame=show, settings=settings)
+        console = Console()
+        console.print(report.table(), width=None if console.is_terminal else 120)
         if self.out is not None:
             write_text(self.out, json.dumps(report.json(), indent=1) + "\n")
         return 0
@@ -75,25 +81,33 @@ class DavisTask:
     def _names(self) -> list[str] | None:
         if not self.sequences:
             return None
-        path = Path(self.sequences)
-        text = path.read_text() if path.is_file() else self.sequences.replace(",", "\n")
+        text = self.sequences.replace(",", "\n")
+        if os.path.isfile(self.sequences):
+            try:
+                text = Path(self.sequences).read_text("utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"{self.sequences}: is no text ({error}); write one sequence name a line") from None
         names = [line.strip() for line in text.splitlines() if line.strip()]
         if not names:
-            raise InputError(
-                f"{self.sequences}: names no sequence; give names separated by commas, or a file with them"
-            )
+            raise InputError(f"--sequences {self.sequences}: names no sequence; separate names by commas")
         return names
+
+
+@dataclass(frozen=True)
+class ListTask:
+    """Name the data sets."""
+
+    def run(self) -> int:
+        print("davis")
+        return 0
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Score a method, or masks on the disk, by a data set's official metrics."""
 
-    dataset: OmitSubcommandPrefixes[Annotated[DavisTask, subcommand("davis")] | Annotated[None, subcommand("list")]]
+    dataset: OmitSubcommandPrefixes[Annotated[DavisTask, subcommand("davis")] | Annotated[ListTask, subcommand("list")]]
 
     def run(self) -> int:
-        if self.dataset is None:
-            print("davis")
-            return 0
         code: int = self.dataset.run()
         return code

@@ -5,39 +5,46 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import UseAppendAction
+from tyro.conf import UseAppendAction, arg
 
-from pixeltrail.cli.shared import prepared, progress_bar
+from pixeltrail.cli.shared import Device, Folder, OptionalFile, Threads, prepared, progress_bar
+from pixeltrail.errors import InputError
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a tracker on a folder of unlabelled videos.
 
-    RUN receives last.safetensors, state.safetensors, metrics.jsonl and recipe.toml.
+    OUT receives last.safetensors, state.safetensors, metrics.jsonl and recipe.toml.
     """
 
-    data: Path
+    data: Folder
     """Folder with videos or folders of frames, at any depth."""
-    out: Path
+    out: Folder
     """The run's folder."""
-    method: str = ""
-    """dul, mast, corrflow, or your own Python file; default: the recipe's, else dul."""
-    recipe: Path | None = None
+    method: Annotated[str, arg(metavar="METHOD", help_behavior_hint="(default: the recipe's, else dul)")] = ""
+    """dul, mast, corrflow, or your own Python file."""
+    recipe: OptionalFile = None
     """A TOML file; see recipes/."""
-    set: UseAppendAction[tuple[str, ...]] = ()
-    """KEY=VALUE changes one setting of the recipe (steps, batch_size, size, frames, lr, seed, save_every, ...)."""
-    only: str = ""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint="")] = ()
+    """Change one setting of the recipe (steps, batch_size, size, frames, lr, seed, save_every, ...); may be given
+    several times."""
+    only: OptionalFile = None
     """Take these videos only: a file with one name (without suffix) a line."""
-    cache: Path | None = None
-    """Where decoded frames are kept; default: OUT/frames."""
-    resume: bool = False
+    cache: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: OUT/frames)")] = None
+    """Where decoded frames are kept."""
+    resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with an interrupted run."""
-    device: str = "cpu"
+    device: Device = "cpu"
     """cpu, cuda, cuda:1, mps."""
-    threads: int = 0
-    """Processor threads; 0: as many as there are cores."""
+    threads: Threads = 0
+    """Processor threads."""
+
+    @property
+    def resumable(self) -> bool:
+        return (self.out / "state.safetensors").is_file()
 
     def run(self) -> int:
         from pixeltrail.training.run import Run, changed, parse_set, read_recipe
@@ -53,31 +60,25 @@ class Train:
         from pixeltrail.training.loop import train
 
         device = prepared(self.device, self.threads)
-        only = None
-        if self.only:
-            only = [line.strip() for line in Path(self.only).read_text().splitlines() if line.strip()]
-        with progress_bar() as progress:
-            indexing = progress.add_task("reading videos", total=None)
+        with progress_bar() as show:
             sampler, sources, bad = sampler_for(
-                run, self.data, self.cache or self.out / "frames", only=only,
-                on_video=lambda done, total, name: progress.update(indexing, completed=done, total=total),
+                run, self.data, self.cache or self.out / "frames", only=self._only(),
+                on_video=lambda done, total, name: show("reading videos", done, total),
             )  # fmt: skip
-            progress.update(indexing, visible=False)
             for line in bad:
                 print(f"skipped: {line}", file=sys.stderr)
-            task = progress.add_task("training", total=run.steps)
-
-            def on_step(step: int, losses: dict[str, float]) -> None:
-                progress.update(task, completed=step, description=f"loss {losses['loss']:.3f}")
-
-            try:
-                train(run, sampler, self.out, sources=sources, resume=self.resume, device=device, on_step=on_step)
-            except KeyboardInterrupt:
-                progress.stop()
-                print(
-                    f"interrupted; go on with: pixeltrail train --data {self.data} --out {self.out} --resume",
-                    file=sys.stderr,
-                )
-                return 130
+            train(
+                run, sampler, self.out, sources=sources, resume=self.resume, device=device,
+                on_step=lambda step, losses: show("training", step, run.steps, f"loss {losses['loss']:.3f}"),
+            )  # fmt: skip
         print(f"{run.steps} steps -> {self.out / 'last.safetensors'}")
         return 0
+
+    def _only(self) -> list[str] | None:
+        if self.only is None:
+            return None
+        try:
+            lines = self.only.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.only}: cannot be read ({error}); write one video's name a line") from None
+        return [line.strip() for line in lines if line.strip()]

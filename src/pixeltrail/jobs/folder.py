@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from heapq import merge
 from itertools import groupby
@@ -21,80 +21,93 @@ from pixeltrail.weights import read_card, read_tensors, save_tensors
 
 POINTS_HEAD = "frame,name,point,x,y,confidence\n"
 TRACKS_HEAD = '{\n "video": '
+RESULTS = ("tracks.json", "points.csv", "overlay.mp4")
+
+
+def resumable(out: Path) -> bool:
+    """Whether ``out`` holds a job that ``resume`` would go on with."""
+    return (out / ".job" / "settings.json").is_file()
+
+
+def require_apart(out: Path, files: Iterable[Path]) -> None:
+    """Raise ``InputError`` if a job in ``out`` would overwrite one of the ``files`` that it reads."""
+    masks, results = (out / "masks").resolve(), {(out / name).resolve() for name in RESULTS}
+    for file in files:
+        if masks in (file.resolve(), *file.resolve().parents) or file.resolve() in results:
+            raise InputError(f"{file}: lies where the results will be written; choose another folder than {out}")
 
 
 class JobFolder:
-    """The results folder while work goes on: settings, journals and states in ``.job``."""
+    """A folder of results in the making. A *leg* is one direction of tracking, and has a journal and a state."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.out, self.masks, self.work = out, out / "masks", out / ".job"
-        self.results = out / "tracks.json", out / "points.csv", out / "overlay.mp4"
         self.settings = json.loads(json.dumps(dict(settings)))
 
     def begin(self, *, resume: bool, masks: bool) -> None:
-        """Make the folder ready: empty, or as an interrupted job with the same settings left it."""
+        """Make the folder ready: empty, or as an interrupted job with the same settings left it. Raises InputError."""
+        results = [self.out / name for name in RESULTS]
         if resume:
             self._require_same()
         else:
             self._require_ours()
-        require_writable_folder(self.out)
         require_writable_folder(self.work)
         if not resume:
             (self.work / "settings.json").unlink(missing_ok=True)  # from here on there is nothing to resume
-            for old in (*self.results, *self.work.iterdir(), *self.masks.glob("*.png")):
+            for old in (*results, *self.work.iterdir(), *self.masks.glob("*.png")):
                 old.unlink(missing_ok=True)
         if masks:
             require_writable_folder(self.masks)
-        parts = (file.with_name(file.name + PART) for file in self.results)
-        for killed in (*parts, *self.work.glob(f"*{PART}"), *self.masks.glob(f"*{PART}")):
-            killed.unlink(missing_ok=True)
+        half_written = (result.with_name(result.name + PART) for result in results)
+        for part in (*half_written, *self.work.glob(f"*{PART}"), *self.masks.glob(f"*{PART}")):
+            part.unlink(missing_ok=True)
         write_text(self.work / "settings.json", json.dumps(self.settings, indent=1))
 
     def _require_ours(self) -> None:
         """Refuse to overwrite what another program made."""
-        ours = self.work.exists() or _begins(self.results[0], TRACKS_HEAD) or _begins(self.results[1], POINTS_HEAD)
-        foreign = [p for p in (self.masks, *self.results) if p.is_file() or (p.is_dir() and any(p.iterdir()))]
+        tracks, points, _ = results = [self.out / name for name in RESULTS]
+        ours = self.work.exists() or _begins(tracks, TRACKS_HEAD) or _begins(points, POINTS_HEAD)
+        foreign = [p for p in (self.masks, *results) if p.is_file() or (p.is_dir() and any(p.iterdir()))]
         if foreign and not ours:
             raise InputError(f"{foreign[0]}: was not made by pixeltrail track; choose another --out")
 
     def _require_same(self) -> None:
         file = self.work / "settings.json"
         if not file.is_file():
-            finished = any(result.is_file() for result in self.results)
+            finished = any((self.out / name).is_file() for name in RESULTS)
             raise InputError(f"{self.out}: {'is finished' if finished else 'nothing to resume'}; leave --resume out")
         try:
             theirs, ours = _flat(json.loads(file.read_text())), _flat(self.settings)
-        except (ValueError, AttributeError, OSError):
+        except (ValueError, AttributeError):
             raise InputError(f"{file}: is damaged; leave --resume out to begin anew") from None
         for key in ours | theirs:
             if theirs.get(key) != ours.get(key):
-                was = f"{key} {theirs.get(key)}, now {ours.get(key)}"
-                what = {"video": "another video", "given": "other labels, boxes or points"}.get(key, was)
+                what = {"video": "another video", "given": "other labels, boxes or points"}
+                other = what.get(key, f"{key} {theirs.get(key)}, now {ours.get(key)}")
                 raise InputError(
-                    f"{self.out}: was begun with {what}; resume with the same, or leave --resume out to begin anew"
+                    f"{self.out}: was begun with {other}; resume with the same, or leave --resume out to begin anew"
                 )
 
-    def restore(self, leg: Leg, tracker: Tracker) -> tuple[Live | PointSession, int]:
-        """The session of a leg as it was last saved, how many of its frames are done, and its journal cut to these.
+    def restore(self, leg: str) -> tuple[Mapping[str, Tensor] | None, int]:
+        """The last saved state of a leg and how many of its frames are done; its journal is cut to these.
 
         What is not all there (a machine that lost power) is done again from the leg's beginning.
         """
-        state, journal = self._state(leg), self._journal(leg)
-        session, done, end = leg.session(tracker), 0, 0
-        if state.is_file():
+        tensors, done, end = None, 0, 0
+        if self._state(leg).is_file():
             try:
-                done = int(read_card(state)["done"])
-                end = self._end_of(journal, done)
-                session.load_state(read_tensors(state))
+                done = int(read_card(self._state(leg))["done"])
+                end = self._end_of(leg, done)
+                tensors = read_tensors(self._state(leg))
             except (PixeltrailError, OSError, KeyError, ValueError, TypeError):
-                session, done, end = leg.session(tracker), 0, 0
-        with open(journal, "ab") as file:
+                done, end = 0, 0
+        with open(self._journal(leg), "ab") as file:
             file.truncate(end)
-        return session, done
+        return tensors, done
 
-    def _end_of(self, journal: Path, done: int) -> int:
+    def _end_of(self, leg: str, done: int) -> int:
         """Where the first ``done`` lines end. Raises ValueError or OSError if one of them, or its mask, is missing."""
-        with open(journal, "rb") as file:
+        with open(self._journal(leg), "rb") as file:
             for _ in range(done):
                 row = json.loads(file.readline())
                 if "objects" in row and (self.masks / f"{row['name']}.png").stat().st_size == 0:
@@ -102,7 +115,7 @@ class JobFolder:
             return file.tell()
 
     @contextmanager
-    def journal(self, leg: Leg) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    def journal(self, leg: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """A function that appends one line, unbuffered: a full disk is met here, and not when the file is closed."""
         path = self._journal(leg)
         with open(path, "ab", buffering=0) as file:
@@ -117,33 +130,33 @@ class JobFolder:
 
             yield write
 
-    def save(self, leg: Leg, session: Live | PointSession) -> None:
-        """Save the state, after what it counts on: the journal's lines reach the disk first."""
+    def save(self, leg: str, state: Mapping[str, Tensor], done: int) -> None:
+        """Save the state of a leg, after what it counts on: the journal's lines reach the disk first."""
         with open(self._journal(leg), "rb") as file:
             os.fsync(file.fileno())
-        save_tensors(session.state(), self._state(leg), {"done": session.index + 1})
+        save_tensors(state, self._state(leg), {"done": done})
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All entries in the order of the frames; a frame that was met both ways counts once."""
-        both = merge(_backward_lines(self.work / "backward.jsonl"), _lines(self.work / "forward.jsonl"), key=_frame)
-        for _, same in groupby(both, _frame):
-            row = next(same)
-            for other in same:
+        forward, backward = _lines(self._journal("forward")), _reversed_lines(self._journal("backward"))
+        for _, same in groupby(merge(backward, forward, key=_frame), _frame):
+            row, *others = same
+            for other in others:
                 if "points" in row:  # each point has its own way back and its own way forth
                     row["points"] = [a or b for a, b in zip(row["points"], other["points"], strict=True)]
             yield row
 
     def end(self) -> None:
-        """Remove what only an unfinished job needs."""
-        for file in sorted(self.work.iterdir(), reverse=True):  # the settings before the journals
+        """Remove what only an unfinished job needs, the settings first: from then on it counts as finished."""
+        for file in sorted(self.work.iterdir(), reverse=True):
             file.unlink()
         self.work.rmdir()
 
-    def _state(self, leg: Leg) -> Path:
-        return self.work / f"{leg.name}.safetensors"
+    def _state(self, leg: str) -> Path:
+        return self.work / f"{leg}.safetensors"
 
-    def _journal(self, leg: Leg) -> Path:
-        return self.work / f"{leg.name}.jsonl"
+    def _journal(self, leg: str) -> Path:
+        return self.work / f"{leg}.jsonl"
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -152,12 +165,12 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, file)
 
 
-def _backward_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file from the last to the first, of which only the places are held in memory."""
+def _reversed_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines from the last to the first; only their places are held in memory."""
     if path.is_file():
         with open(path, "rb") as file:
-            ends = np.cumsum([len(line) for line in file], dtype=np.int64)
-            for start in np.concatenate(([0], ends[:-1]))[::-1] if len(ends) else ():
+            lengths = np.array([len(line) for line in file], np.int64)
+            for start in (np.cumsum(lengths) - lengths)[::-1]:
                 file.seek(int(start))
                 yield json.loads(file.readline())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +13,65 @@ from numpy.typing import NDArray
 
 from pixeltrail.data.davis import read_ids
 from pixeltrail.data.files import atomic
-from pixeltrail.data.video import Frame, VideoWriter
-from pixeltrail.jobs.folder import POINTS_HEAD
+from pixeltrail.data.video import Frame
+from pixeltrail.jobs.folder import POINTS_HEAD, TRACKS_HEAD
+from pixeltrail.types import Image
 from pixeltrail.visual.overlay import draw_points, overlay
 
+Row = Mapping[str, Any]
 
 
-def _write_tracks(job: _Job, head: Mapping[str, Any], path: Path) -> None:
+def row(frame: Frame, **found: Any) -> dict[str, Any]:
+    """One entry of the journal and of ``tracks.json``."""
+    time = {} if frame.time is None else {"time": round(frame.time, 6)}
+    return {"frame": frame.index, "name": frame.name, **time, **found}
+
+
+def shape(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """``area`` in pixels, ``box`` [left, top, right, bottom] (right and bottom exclusive) and ``centroid`` [x, y] of a
+    mask (H, W); box and centroid are None where it is empty."""
+    columns, rows = mask.sum(0), mask.sum(1)
+    area = int(columns.sum())
+    if not area:
+        return {"area": 0, "box": None, "centroid": None}
+    x, y = np.flatnonzero(columns), np.flatnonzero(rows)
+    centroid = [round(float(n @ np.arange(len(n)) / area), 2) for n in (columns, rows)]
+    return {"area": area, "box": [int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1], "centroid": centroid}
+
+
+def write_tracks(path: Path, video: str, head: Row, rows: Iterable[Row]) -> None:
+    """JSON: the video's name, ``head``, and one line for each row under ``frames``."""
     with atomic(path) as part, open(part, "w") as file:
-        file.write(json.dumps(head, indent=1)[:-2] + ',\n "frames": [')
-        for i, row in enumerate(job.rows()):
-            file.write(("" if i == 0 else ",") + "\n  " + json.dumps(row))
+        file.write(TRACKS_HEAD + json.dumps(video))
+        for key, value in head.items():
+            file.write(f",\n {json.dumps(key)}: {json.dumps(value)}")
+        file.write(',\n "frames": [')
+        for i, entry in enumerate(rows):
+            file.write((",\n  " if i else "\n  ") + json.dumps(entry))
         file.write("\n ]\n}\n")
 
 
-def _write_points(job: _Job, points: Points, path: Path) -> None:
+def write_points(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
+    """CSV: one line for each frame and point that is there."""
     with atomic(path) as part, open(part, "w", newline="") as file:
         file.write(POINTS_HEAD)
         table = csv.writer(file, lineterminator="\n")
-        for row in job.rows():
-            for name, point in zip(points.names, row["points"], strict=True):
+        for entry in rows:
+            for name, point in zip(names, entry["points"], strict=True):
                 if point is not None:
-                    table.writerow([row["frame"], row["name"], name, *point])
+                    table.writerow([entry["frame"], entry["name"], name, *point])
 
 
-def _write_overlay(
-    job: _Job,
-    source: FrameSource,
-    out: Path,
-    given: Mapping[int, LabelMap] | Points,
-    on_frame: OnFrame | None,
-) -> None:
-    """A second pass over the video, so that an interrupted job has lost nothing of its overlay."""
-    rows = job.rows()
-    row = next(rows, None)
-    fps = source.fps if source.fps and 0.01 <= source.fps <= 1000 else FPS
-    with VideoWriter(out / "overlay.mp4", fps, source.size) as video:
-        # What keeps frames from being read has stopped the tracking already: the video shows those before it.
-        for done, frame in enumerate(_until_problem(source.frames(), []), 1):
-            picture = frame.image
-            if row is not None and row["frame"] == frame.index:
-                if isinstance(given, Points):
-                    xy = np.array([p[:2] if p else (np.nan, np.nan) for p in row["points"]], np.float32)
-                    picture = draw_points(picture, xy, ~np.isnan(xy[:, 0]))
-                else:
-                    picture = overlay(picture, read_ids(out / "masks" / f"{frame.name}.png"))
-                row = next(rows, None)
-            video.write(picture)
-            if on_frame:
-                on_frame("overlay", done, source.count)
+def pictures(frames: Iterable[Frame], rows: Iterator[Row], masks: Path) -> Iterator[Image]:
+    """Each frame with the masks or points of its row drawn over it; a frame without a row as it is."""
+    entry = next(rows, None)
+    for frame in frames:
+        if entry is None or entry["frame"] != frame.index:
+            yield frame.image
+            continue
+        if "points" in entry:
+            xy = np.array([point[:2] if point else (np.nan, np.nan) for point in entry["points"]], np.float32)
+            yield draw_points(frame.image, xy, ~np.isnan(xy[:, 0]))
+        else:
+            yield overlay(frame.image, read_ids(masks / f"{frame.name}.png"))
+        entry = next(rows, None)

@@ -93,9 +93,7 @@ def _propagate(affinity: Affinity, query: Tensor, keys: Tensor, values: Tensor, 
             parts = [((q.flatten(0, 1) @ k).view(*cell.shape, -1), v[None]) for k, v in whole]
             if tables:
                 height = min(bottom, keys.shape[-2]) - top
-                index = number_cells(
-                    start[:, None] + start.new_tensor([y - top, 0]) + patch * step, height, w
-                )  # (n, L)
+                index = _number(start[:, None] + start.new_tensor([y - top, 0]) + patch * step, height, w)  # (n, L)
                 outside = (index == height * w) & affinity.mask_border
                 border = mask.new_zeros(outside.shape).masked_fill_(outside, hidden)
                 parts += [_window(q, k, v, index, mask, border, height * w + 1) for k, v in tables]
@@ -198,7 +196,7 @@ def window_scores(query: Tensor, key: Tensor, base: Tensor, offsets: Tensor, ste
     out = []
     per_step = _per_step(len(patch) * (seats + c) + 2 * seats * len(offsets), device)
     for cell in torch.split(cells.view(-1, seats), per_step):
-        index = number_cells(start[cell[:, :1]] + step * patch, h, w)
+        index = _number(start[cell[:, :1]] + step * patch, h, w)
         scores = queries[cell] @ keys.index_select(0, index.flatten()).view(*index.shape, c).mT
         out.append(scores.gather(2, (local[cell] @ local.new_tensor([width, 1]))[..., None] + at))
     return torch.cat(out).flatten(0, 1)[seat]
@@ -216,7 +214,7 @@ def _tiles(h: int, w: int, side: int, step: int, device: torch.device) -> tuple[
         return torch.cat([torch.arange(phase, size, side * step, device=device) for phase in range(min(step, size))])
 
     first = torch.cartesian_prod(starts(h), starts(w))
-    return first, number_cells(first[:, None] + step * _square(0, side, 0, side, device), h, w)
+    return first, _number(first[:, None] + step * _square(0, side, 0, side, device), h, w)
 
 
 def _square(top: int, bottom: int, left: int, right: int, device: torch.device) -> Tensor:
@@ -224,7 +222,7 @@ def _square(top: int, bottom: int, left: int, right: int, device: torch.device) 
     return torch.cartesian_prod(torch.arange(top, bottom, device=device), torch.arange(left, right, device=device))
 
 
-def number_cells(yx: Tensor, h: int, w: int) -> Tensor:
+def _number(yx: Tensor, h: int, w: int) -> Tensor:
     """Cell numbers y·w + x of positions (..., 2); h·w outside the map."""
     y, x = yx.unbind(-1)
     return torch.where((y >= 0) & (y < h) & (x >= 0) & (x < w), y * w + x, h * w)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pixeltrail.kernels.blocked import number_cells, window_scores
+from pixeltrail.kernels.blocked import window_scores
 
 if TYPE_CHECKING:
     from pixeltrail.affinity import Affinity
@@ -115,28 +115,33 @@ class _Corners:
 
 def _window(affinity: Affinity, query: Tensor, own: Tensor, key: Tensor, centre: Tensor | None) -> _Look:
     """The windows of the queries in one reference (C, h, w), round their own cells plus centre (2, N)."""
-    (h, w), step = key.shape[1:], affinity.dilation
-    rows, columns = (torch.arange(-r, r + 1, device=key.device) for r in affinity.extent(h, w))
+    size, step = key.shape[1:], affinity.dilation
+    rows, columns = (torch.arange(-r, r + 1, device=key.device) for r in affinity.extent(*size))
     steps = torch.cartesian_prod(rows, columns)
+    offsets = step * rows, step * columns
     if centre is None:
-        base, beyond, corners = own, torch.zeros_like(own), None
-        cells = own[:, None] + step * steps
+        base, beyond, used, corners = own, torch.zeros_like(own), offsets, None
         scores = window_scores(query, key, own, steps, step)
     else:
         # With mask_border a window has its centre in the frame; without, from `far` on all of it is outside.
         far = 0 if affinity.mask_border else step * (affinity.radius or 0) + 2
-        size = centre.new_tensor([h, w])
-        at = (own + centre.flip(0).T).clamp_min(-far).minimum(size - 1 + far)
+        at = (own + centre.flip(0).T).clamp_min(-far).minimum(centre.new_tensor(size) - 1 + far)
         base = at.detach().floor().long()
         part = at - base
         beyond = (part > 0).long()  # between two cells, both must exist
-        corners = _Corners.of(step * rows, part[:, 0]), _Corners.of(step * columns, part[:, 1])
-        used = torch.cartesian_prod(corners[0].offsets, corners[1].offsets)
-        cells = base[:, None] + used
-        raw = window_scores(query, key, base, used).view(-1, len(corners[0].offsets), len(corners[1].offsets))
+        corners = _Corners.of(offsets[0], part[:, 0]), _Corners.of(offsets[1], part[:, 1])
+        used = corners[0].offsets, corners[1].offsets
+        raw = window_scores(query, key, base, torch.cartesian_prod(*used)).view(-1, len(used[0]), len(used[1]))
         scores = corners[1].blend(corners[0].blend(raw, 1), 2).flatten(1)
+
+    # Rows and columns by themselves: (N, 2R + 1) each, not (N, L).
     seen = affinity.reaches(steps)
     if affinity.mask_border:
-        y, x = (base[:, None] + step * steps).unbind(-1)
-        seen = seen & (y >= 0) & (y + beyond[:, :1] < h) & (x >= 0) & (x + beyond[:, 1:] < w)
-    return _Look(scores.masked_fill(~seen, -torch.inf), number_cells(cells, h, w), corners, h * w)
+        places = [(base[:, i, None] + offsets[i], beyond[:, i, None]) for i in (0, 1)]
+        below, right = ((p >= 0) & (p + more < n) for (p, more), n in zip(places, size, strict=True))
+        seen = (below[:, :, None] & right[:, None, :]).flatten(1) & seen
+    y, x = (base[:, i, None] + used[i] for i in (0, 1))
+    end = size[0] * size[1]
+    y, x = torch.where((y >= 0) & (y < size[0]), y * size[1], end), torch.where((x >= 0) & (x < size[1]), x, end)
+    cells = (y[:, :, None] + x[:, None, :]).flatten(1).clamp_max_(end)
+    return _Look(scores.masked_fill(~seen, -torch.inf), cells, corners, end)
