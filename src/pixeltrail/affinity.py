@@ -107,7 +107,7 @@ class Affinity:
     def propagate_with_entropy(
         self, query: Tensor, keys: Tensor, values: Tensor, centre: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`propagate`, and how undecided each query was: `Correspondence.entropy` (B, h, w). Costs a few per cent."""
+        """`propagate`, and how undecided each query was: `Correspondence.entropy` (B, h, w). Costs little more."""
         copied, entropy = self._propagate(query, keys, values, centre, entropy=True)
         assert entropy is not None
         return copied, entropy

@@ -27,7 +27,8 @@ def module(method: str) -> ModuleType:
         if not path.is_file():
             raise InputError(f"{method}: no such file; give a Python file with a function build() -> Tracker")
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
+        if spec is None or spec.loader is None:
+            raise InputError(f"{method}: cannot be imported as Python")
         found = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(found)
     else:

@@ -234,7 +234,7 @@ class Live(Session):
             values = self._cells_of(ids, work, hard=True)
         now = self.index - self.born
         self.bank.write(now, key, values)
-        if labels is not None:
+        if labels is not None and now > 0:  # the first labelled frame is kept or not as the policy says
             self.bank.pin(now)
         return Tracked(self.index, ids, confidence, _per_object(ids, confidence, self.ids))
 
@@ -349,7 +349,7 @@ class PointSession(Session):
             at = torch.from_numpy(xy[fresh] * scale + half).to(key.device)
             values[0, fresh] = _gaussians(at, h, w, self.SIGMA)
         self.bank.write(now, key, values)
-        if len(fresh):
+        if len(fresh) and now > 0:
             self.bank.pin(now)
         return Followed(self.index, xy, confidence)
 

@@ -72,8 +72,7 @@ class DavisTask:
                 device = prepared(self.device, self.threads)
                 predict, settings = predictor(self.method, protocol=self.protocol, quality=self.quality, device=device)
                 report = evaluate_masks(predict, dataset, on_frame=show, settings=settings)
-        console = Console()
-        console.print(report.table(), width=None if console.is_terminal else 120)
+        Console().print(report.table())
         if self.out is not None:
             write_text(self.out, json.dumps(report.json(), indent=1) + "\n")
         return 0

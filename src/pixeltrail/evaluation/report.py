@@ -67,7 +67,7 @@ class Report:
         """One line per sequence and one for all, for a rich console."""
         from rich.table import Table
 
-        table = Table("sequence", *[*MEASURES, "s/frame"])
+        table = Table("sequence", *(measure.replace("_", "\n") for measure in MEASURES), "s per\nframe")
         for column in table.columns[1:]:
             column.justify = "right"
         for row in self.sequences:
