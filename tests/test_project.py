@@ -16,7 +16,7 @@ ROOT = SOURCE.parents[1]
 LEVELS = [
     {"errors", "types"},
     {"geometry", "colour"},
-    {"affinity", "kernels", "memory", "bottleneck", "nets"},
+    {"affinity", "guided", "kernels", "memory", "bottleneck", "nets"},
     {"tracker", "flow"},
     {"methods"},
     {"catalogue", "weights"},

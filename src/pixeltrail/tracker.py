@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pixeltrail.affinity import Affinity
 from pixeltrail.errors import InputError, ShapeError
 from pixeltrail.geometry import cells, cells_to_pixels, labels_to_cells, pixel_grid
+from pixeltrail.guided import GuidedFilter
 from pixeltrail.memory import MemoryBank, MemoryPolicy
 from pixeltrail.types import VOID, Batch, Image, LabelMap, Points
 
@@ -35,7 +36,8 @@ class Protocol:
     ``keep``: carry soft values from frame to frame, or decide at full resolution and carry the decision (``"hard"``).
     ``stretch``: bring each class map to [0, 1] before deciding (VFS, DINO). ``distant``: references older than so many
     frames are first searched with a dilated window, then looked at again around what was found (MAST). ``size``: the
-    short side in pixels at which frames are embedded, None for their own.
+    short side in pixels at which frames are embedded, None for their own. ``guided``: snap the decision to the edges of
+    the picture with a guided filter; what is carried on stays as it is.
     """
 
     affinity: Affinity
@@ -44,6 +46,7 @@ class Protocol:
     stretch: bool = False
     distant: int | None = None
     size: int | None = None
+    guided: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +158,7 @@ class Session:
         self.born = 0  # the frame from which memory counts
         self.ids: list[int] = []  # the object of each value channel; channel 0 is the background
         self.size: tuple[int, int] | None = None
+        self.rgb = torch.empty(0)  # the current frame (1, 3, H, W) in [0, 1]
 
     def features(self, image: Image) -> tuple[Tensor, tuple[int, int]]:
         """Embedding (1, C, h, w) and the size (H', W') of the picture that was embedded."""
@@ -168,7 +172,7 @@ class Session:
                 f"got {image.shape[1]}x{image.shape[0]}"
             )
         rgb = torch.from_numpy(np.ascontiguousarray(image)).to(self.tracker.device).permute(2, 0, 1).unsqueeze(0)
-        rgb = rgb.float() / 255
+        self.rgb = rgb = rgb.float() / 255
         work = self.work_size()
         if work != self.size:
             rgb = F.interpolate(rgb, work, mode="bilinear", antialias=True, align_corners=False)
@@ -277,29 +281,32 @@ class Live(Session):
 
     def _decided(self, values: Tensor, work: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Arg-max at the video's size, a few channels at a time, and the confidence."""
-        assert self.size is not None
-        best = winner = None
-        for first in range(0, values.shape[1], CHANNELS_AT_ONCE):
-            some = self._to_pixels(values[:, first : first + CHANNELS_AT_ONCE], work)
-            top, arg = some[0].max(0)
-            if best is None or winner is None:
-                best, winner = top, arg
-            else:
-                winner = torch.where(top > best, arg + first, winner)
-                best = torch.maximum(best, top)
-        assert winner is not None
-        table = np.array([0, *self.ids], np.uint8)
         share = values.clamp_min(0)
         share = share / share.sum(1, keepdim=True).clamp_min(1e-12)
+        guided = None
+        if self.tracker.protocol.guided:
+            small = (max(1, 2 * work[0] // self.tracker.stride), max(1, 2 * work[1] // self.tracker.stride))
+            guided, values = GuidedFilter(self.rgb, small), share
+        best, winner = torch.zeros(()), torch.zeros((), dtype=torch.long)
+        for first in range(0, values.shape[1], CHANNELS_AT_ONCE):
+            some = values[:, first : first + CHANNELS_AT_ONCE]
+            pixels = guided(self._resized(some, work, guided.small)[0]) if guided else self._to_pixels(some, work)[0]
+            top, arg = pixels.max(0)
+            winner = torch.where(top > best, arg + first, winner) if first else arg
+            best = torch.maximum(best, top) if first else top
+        table = np.array([0, *self.ids], np.uint8)
         bits = -(share * share.clamp_min(1e-12).log2()).sum(1, keepdim=True)
         confidence = self._to_pixels((1 - bits).clamp_(0, 1), work)[0, 0]
         return table[winner.cpu().numpy()], confidence.cpu().numpy()
 
     def _to_pixels(self, values: Tensor, work: tuple[int, int]) -> Tensor:
+        assert self.size is not None
+        return self._resized(values, work, self.size)
+
+    def _resized(self, values: Tensor, work: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Values on the cells of the embedded picture -> on a picture of ``size`` that shows the same."""
         pixels = cells_to_pixels(values, work, self.tracker.stride)
-        if work == self.size:
-            return pixels
-        return F.interpolate(pixels, self.size, mode="bilinear", align_corners=False)
+        return pixels if work == size else F.interpolate(pixels, size, mode="bilinear", align_corners=False)
 
 
 class PointSession(Session):
