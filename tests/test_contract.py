@@ -16,10 +16,18 @@ from pixeltrail.evaluation.masks import jaccard
 from pixeltrail.geometry import cells_to_pixels, labels_to_cells
 from pixeltrail.memory import MemoryPolicy
 from pixeltrail.protocols import PRESETS, preset
-from pixeltrail.tracker import PointSession
+from pixeltrail.sessions import PointSession
 from pixeltrail.types import Batch, LabelMap, Points
 
-SMALL = {"dul": {"width": 8}, "mast": {"width": 8, "channels": 16}, "corrflow": {"width": 8, "channels": 16}}
+SMALL = {
+    "dul": {"width": 8},
+    "mast": {"width": 8, "channels": 16},
+    "corrflow": {"width": 8, "channels": 16},
+    "colorization": {"width": 8, "channels": 16},
+    "crw": {"width": 8, "dim": 16},
+    "cycletime": {"width": 8, "channels": 16, "grid": 21},
+    "uvc": {"width": 8, "code_width": 8, "code": 16},
+}
 METHODS = catalogue.names()
 SIZE = (128, 192)
 

@@ -17,7 +17,7 @@ LEVELS = [
     {"errors", "types"},
     {"geometry", "colour"},
     {"affinity", "guided", "kernels", "memory", "bottleneck", "nets"},
-    {"tracker", "flow"},
+    {"tracker", "sessions", "flow"},
     {"methods"},
     {"catalogue", "weights"},
     {"protocols"},

@@ -144,6 +144,12 @@ class Affinity:
         self, query: Tensor, keys: Tensor, values: Tensor, centre: Tensor | None, *, entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         _check_shapes(self, query, keys, centre, values)
+        with torch.autocast(query.device.type, enabled=False):  # a logit rounded to bfloat16 is off by up to one
+            return self._exactly(query, keys, values, centre, entropy=entropy)
+
+    def _exactly(
+        self, query: Tensor, keys: Tensor, values: Tensor, centre: Tensor | None, *, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
         if centre is None or self.radius is None:
             return kernels.propagate(self, query, keys, values, entropy=entropy)
         (s, _, h, w), size = keys.shape[1:], query.shape[-2:]

@@ -34,6 +34,21 @@ class Everything(nn.Module):
         return Seen(self.view(clip))
 
 
+class Grey(nn.Module):
+    """Luminance only (ITU-R BT.601 weights), three times over, from [0, 1] to [-1, 1]: Video Colorization (ECCV 2018).
+
+    Always grey, when tracking too; no random choice.
+    """
+
+    def view(self, rgb: Tensor) -> Tensor:
+        """(..., 3, H, W) in [0, 1] -> the same shape in [-1, 1], all three channels equal."""
+        weight = rgb.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        return (rgb * weight).sum(-3, keepdim=True).expand_as(rgb) * 2 - 1
+
+    def forward(self, clip: Tensor, generator: torch.Generator | None = None) -> Seen:
+        return Seen(self.view(clip))
+
+
 class DropRGB(nn.Module):
     """CorrFlow (Lai & Xie, BMVC 2019, sec. 3.2): with probability 1 − ``keep`` lose one or two of R, G, B.
 
@@ -88,6 +103,20 @@ class DropLab(nn.Module):
         scale = clip.new_full((3, 1, 1), 1.5)
         scale[hidden] = 0
         return Seen(self.view(clip) * scale, (hidden,))
+
+
+class Lightness(nn.Module):
+    """UVC (Li et al., NeurIPS 2019): only Lab's L, as a grey picture under ImageNet's mean and deviation."""
+
+    def view(self, rgb: Tensor) -> Tensor:
+        """(..., 3, H, W) RGB in [0, 1] -> the same shape: L / 100 three times, each normalised as that channel is."""
+        grey = rgb_to_lab(rgb)[..., :1, :, :] / 100
+        mean, deviation = grey.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
+        view: Tensor = (grey - mean) / deviation
+        return view
+
+    def forward(self, clip: Tensor, generator: torch.Generator | None = None) -> Seen:
+        return Seen(self.view(clip))
 
 
 def normalised_lab(rgb: Tensor) -> Tensor:

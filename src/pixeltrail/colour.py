@@ -12,12 +12,19 @@ _RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (
 _WHITE = (0.950456, 1.0, 1.088754)
 _EPSILON = (6 / 29) ** 3
 
+COLOURS = (
+    (-23.7, 46.1), (-21.0, -15.8), (-12.1, 23.5), (-9.4, 85.4), (-5.1, 1.9), (-3.2, -25.1), (0.4, -10.4), (0.6, -0.5),
+    (1.0, 7.9), (1.5, 41.9), (6.8, 21.6), (16.2, -46.5), (18.2, 7.9), (22.9, 38.6), (38.9, -72.8), (48.3, 21.8),
+)  # fmt: skip
+"""Sixteen centres (a, b) that ``colour_classes`` found in 210,000 pixels of 42 ordinary videos, sorted by a."""
+
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """(..., 3, H, W) sRGB in [0, 1] -> Lab of the same shape (CIE 1976, D65 white). Differentiable."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
     matrix = linear.new_tensor(_RGB_TO_XYZ) / linear.new_tensor(_WHITE).unsqueeze(1)
-    xyz = torch.einsum("ij,...jhw->...ihw", matrix, linear)
+    # Not a matrix product: autocast would round it to bfloat16, which moves a and b by up to 2.
+    xyz = (linear.unsqueeze(-4) * matrix.view(3, 3, 1, 1)).sum(-3)
     f = torch.where(xyz > _EPSILON, xyz.clamp_min(_EPSILON) ** (1 / 3), xyz * (841 / 108) + 4 / 29)
     x, y, z = f.unbind(-3)
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -3)

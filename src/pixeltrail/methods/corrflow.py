@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pixeltrail.affinity import Affinity
 from pixeltrail.bottleneck import DropRGB
-from pixeltrail.colour import nearest_colour, rgb_to_lab
+from pixeltrail.colour import COLOURS, nearest_colour, rgb_to_lab
 from pixeltrail.geometry import cells_to_pixels
 from pixeltrail.memory import MemoryPolicy
 from pixeltrail.nets.resnet import resnet18
@@ -23,12 +23,6 @@ from pixeltrail.tracker import Protocol, Tracker
 from pixeltrail.types import Batch
 
 PAPER = "https://arxiv.org/abs/1905.00875"
-
-# Sixteen centres (a, b) of ``colour.colour_classes`` on 210,000 pixels of 42 ordinary videos, sorted by a.
-COLOURS = (
-    (-23.7, 46.1), (-21.0, -15.8), (-12.1, 23.5), (-9.4, 85.4), (-5.1, 1.9), (-3.2, -25.1), (0.4, -10.4), (0.6, -0.5),
-    (1.0, 7.9), (1.5, 41.9), (6.8, 21.6), (16.2, -46.5), (18.2, 7.9), (22.9, 38.6), (38.9, -72.8), (48.3, 21.8),
-)  # fmt: skip
 
 
 class CopyColours(nn.Module):

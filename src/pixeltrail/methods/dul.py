@@ -138,6 +138,8 @@ def build(*, width: int = 32, **objective: float) -> Tracker:
         protocol=Protocol(
             affinity=Affinity(radius=12, temperature=0.07, normalize=True, topk=10),
             policy=MemoryPolicy(anchors=(0,), recent=7),
+            size=480,
+            guided=True,
         ),
         objective=AnchorSelfTraining(encoder.channels, **objective),  # type: ignore[arg-type]
     )

@@ -112,10 +112,10 @@ class ResNet(nn.Module):
             setattr(self, stages[-1], nn.Sequential(*blocks))
             self.stride *= stride
         self.stages = tuple(stages)
-        self.head = nn.Conv2d(inputs, head, 3, 1, 1) if head else nn.Identity()
+        self.head: nn.Module = nn.Conv2d(inputs, head, 3, 1, 1) if head else nn.Identity()
         self.channels = head or inputs
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and name != "head":  # He would saturate the softmax over its dot products
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,6 +144,9 @@ def resnet18(*, stride: int = 8, width: int = 64, head: int = 0, padding_mode: P
     raise ValueError(f"ResNet-18 trackers have stride 4 or 8, got {stride}")
 
 
-def resnet50(*, head: int = 0, padding_mode: Padding = "zeros") -> ResNet:
-    """ResNet-50 to stage 3 at stride 1: output stride 8, 1024 channels (CycleTime)."""
-    return ResNet(Bottleneck, (3, 4, 6), widths=(64, 128, 256), strides=(1, 2, 1), head=head, padding_mode=padding_mode)
+def resnet50(*, width: int = 64, head: int = 0, padding_mode: Padding = "zeros") -> ResNet:
+    """ResNet-50 to stage 3 at stride 1: output stride 8, 16 · ``width`` channels (CycleTime)."""
+    return ResNet(
+        Bottleneck, (3, 4, 6), widths=(width, 2 * width, 4 * width), strides=(1, 2, 1),
+        head=head, padding_mode=padding_mode,
+    )  # fmt: skip
