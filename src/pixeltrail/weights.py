@@ -6,6 +6,7 @@ when, under which licence. A file without our card still loads where the method 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -39,7 +40,11 @@ def load(name: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> T
     card = read_card(path)
     if "method" not in card:
         raise WeightsError(f"{path}: has no pixeltrail card, so its method is unknown; give --method and load_into")
-    tracker = catalogue.build(str(card["method"]), **card.get("settings", {}))
+    try:
+        tracker = catalogue.build(str(card["method"]), **card.get("settings", {}))
+    except Exception as error:  # the card comes from anywhere: whatever it breaks, the file is to blame
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: no network can be built from its card ({why}); get the file again") from error
     load_into(tracker, path)
     return tracker.eval().to(device)
 
@@ -118,8 +123,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, card: Mapping[
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        kind = DiskError if error.errno in (28, 122) else InputError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from error
+        kind = DiskError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else InputError
+        raise kind(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
 
 
 def digest(path: str | Path) -> str:

@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         from pixeltrail.data.files import explain
 
         told = explain(error, Path(error.filename or "output"))
-        return _fail(str(told), told.exit_code)
+        if isinstance(told, DiskError):
+            return _fail(str(told) + _how_to_go_on(command, argv), told.exit_code)
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}; check the path and its permissions", 2)
     except RuntimeError as error:  # how torch says it
         if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
             raise

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import DamagedInputError, InputError, PixeltrailError
 from pixeltrail.jobs.folder import JobFolder, require_apart
 from pixeltrail.jobs.results import pictures, row, shape, write_points, write_tracks
-from pixeltrail.tracker import Live, PointSession, Tracker
+from pixeltrail.sessions import Live, PointSession
+from pixeltrail.tracker import Tracker
 from pixeltrail.types import Boxes, LabelMap, Points
 
 Direction = Literal["forward", "backward", "both"]
@@ -25,6 +28,7 @@ OnFrame = Callable[[str, int, int | None], None]
 SAVE_EVERY = 50
 CHUNK_BYTES = 256 << 20
 FPS = 25.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def track_video(
         if state is not None:
             session.load_state(state)
         with job.journal(leg.name) as write:
-            for k, frame in enumerate(_until_problem(leg.frames(source, start), problems), start):
+            for k, frame in enumerate(ahead(_until_problem(leg.frames(source, start), problems)), start):
                 write(_step(session, frame, leg.labels(k), job.masks))
                 done += 1
                 if (k + 1) % save_every == 0:
@@ -103,6 +107,16 @@ def boxes_to_labels(boxes: Boxes, size: tuple[int, int]) -> LabelMap:
     for (left, top, right, bottom), number in zip(np.rint(boxes.xyxy).astype(int), boxes.ids, strict=True):
         ids[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = number
     return LabelMap(ids)
+
+
+def ahead(items: Iterator[T], count: int = 2) -> Iterator[T]:
+    """The same items, of which ``count`` are made ready in a thread while the one before them is used."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, items, end) for _ in range(count))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, items, end))
+            yield item
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +232,7 @@ def _write_overlay(job: JobFolder, source: FrameSource, on_frame: OnFrame | None
     # What keeps frames from being read has stopped the tracking already: the overlay shows those before it.
     frames = _until_problem(source.frames(), [])
     with VideoWriter(job.out / "overlay.mp4", fps, source.size) as video:
-        for done, picture in enumerate(pictures(frames, job.rows(), job.masks), 1):
+        for done, picture in enumerate(ahead(pictures(ahead(frames), job.rows(), job.masks)), 1):
             video.write(picture)
             if on_frame:
                 on_frame("overlay", done, source.count)
