@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the tracker makes sessions; they only hold it
 
 CHANNELS_AT_ONCE = 16
 MAX_POINTS = 2048
+ENLARGED = 2_000_000
+"""Pixels beyond which a frame is not enlarged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,12 +96,15 @@ class Session:
         self.bank.load_state({k.removeprefix("bank."): v for k, v in state.items() if k.startswith("bank.")})
 
     def work_size(self) -> tuple[int, int]:
+        """Size (H', W') at which frames are embedded: the protocol's, but at least four cells a side, and never so much
+        enlarged that a sliver of a frame becomes a giant."""
         assert self.size is not None
-        short = self.tracker.protocol.size
-        if short is None or short == min(self.size):
-            return self.size
-        scale = short / min(self.size)
-        return max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
+        height, width = self.size
+        wanted = max(self.tracker.protocol.size or min(self.size), 4 * self.tracker.stride)
+        scale = wanted / min(self.size)
+        if scale > 1:
+            scale = min(scale, max(1.0, (ENLARGED / (height * width)) ** 0.5))
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 class Live(Session):
