@@ -13,7 +13,7 @@ from pathlib import Path
 from pixeltrail import weights
 from pixeltrail.data.files import write_text
 
-LICENCE = "Apache-2.0; trained on clips under permissive licences and on rendered video only"
+LICENCE = "Apache-2.0; trained only on the clips listed below, all from repositories under permissive licences"
 
 
 def models_page() -> str:
