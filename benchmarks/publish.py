@@ -23,8 +23,18 @@ def models_page() -> str:
         size = sum(t.numel() for t in weights.read_tensors(file).values())
         lines += [f"## {file.stem}", ""]
         lines += [f"- method `{card['method']}`, {size / 1e6:.2f} M numbers, {file.stat().st_size / 1e6:.1f} MB"]
-        lines += [f"- SHA-256 `{weights.digest(file)}…`, made {card['date']} in {card['steps']} steps, labels: {card['labels']}"]
-        lines += [f"- licence: {card['licence']}", "- recipe:", "", "```json", json.dumps(card["recipe"], indent=1), "```", ""]
+        lines += [
+            f"- SHA-256 `{weights.digest(file)}…`, made {card['date']} in {card['steps']} steps, labels: {card['labels']}"
+        ]
+        lines += [
+            f"- licence: {card['licence']}",
+            "- recipe:",
+            "",
+            "```json",
+            json.dumps(card["recipe"], indent=1),
+            "```",
+            "",
+        ]
         lines += [f"- trained on: {', '.join(card['trained_on'])}", ""]
     return "\n".join(lines)
 
@@ -32,7 +42,9 @@ def models_page() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("--sources", type=Path, help="a table with columns name and source, to say where clips come from")
+    parser.add_argument(
+        "--sources", type=Path, help="a table with columns name and source, to say where clips come from"
+    )
     args = parser.parse_args()
     card = weights.read_card(args.run)
     if args.sources:

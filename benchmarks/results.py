@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("davis", type=Path, nargs="?", default=ROOT.parent / "shared" / "data" / "davis-dev")
     parser.add_argument("--squeezenet", type=Path, help="weights for examples/imagenet_features.py")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="only rows whose title holds this")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     dataset = Davis(args.davis)
@@ -70,6 +71,8 @@ def main() -> None:
         o = report.overall
         scores = " | ".join(f"{o[k]:.3f}" for k in ("J&F", "J_mean", "F_mean", "J_recall"))
         print(f"| {title} | {scores} | {frames / seconds:.1f} |", flush=True)
+    if "default" not in args.only and args.only:
+        return
     print(f"\nrank correlation of an object's confidence with its true J: {confidence(dataset):.2f}")
 
 

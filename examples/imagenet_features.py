@@ -57,7 +57,8 @@ def build() -> Tracker:
     encoder = SqueezeNet()
     published = load_file(os.environ["SQUEEZENET"])
     wanted = encoder.state_dict()
-    encoder.load_state_dict({key: published[key].float() for key in wanted})
+    # Published names have a slash: fire2/conv1x1_1.weight.
+    encoder.load_state_dict({k: published[k.replace(".", "/", k.startswith("fire"))].float() for k in wanted})
     return Tracker(
         encoder=encoder,
         bottleneck=CaffeInput(),

@@ -168,7 +168,7 @@ def test_evaluate_prints_a_table_and_writes_the_report(run: Run, tmp_path: Path)
 def test_render_makes_inputs_that_track_takes(run: Run, tmp_path: Path) -> None:
     code, out, err = run("render --out r --frames 3 --height 48 --width 64 --objects 1")
     assert (code, out, err) == (0, "3 frames -> r\n", "")
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["flow.npz", "masks", "points.csv", "video.mp4"]
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["flow.npz", "masks", "tracks.csv", "video.mp4"]
     assert run("track r/video.mp4 --labels r/masks/00000.png --out out --method colour")[0] == 0
 
 

@@ -21,7 +21,10 @@ def test_labels_snap_to_the_edge_of_the_picture():
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     disk = (x - 61).square() + (y - 45).square() < 27**2
     noise = 0.03 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    guide = torch.where(disk, torch.tensor([0.8, 0.3, 0.2]).view(3, 1, 1), torch.tensor([0.2, 0.5, 0.3]).view(3, 1, 1)) + noise
+    guide = (
+        torch.where(disk, torch.tensor([0.8, 0.3, 0.2]).view(3, 1, 1), torch.tensor([0.2, 0.5, 0.3]).view(3, 1, 1))
+        + noise
+    )
     cells = labels_to_cells(disk.to(torch.uint8), 2, stride).unsqueeze(0)
     coarse = cells_to_pixels(cells, (height, width), stride)
     guided = GuidedFilter(guide, (24, 32))

@@ -84,6 +84,18 @@ def rows(out: Path) -> list[dict]:
 # What comes out
 
 
+def test_confidence_is_written_when_asked_for(
+    tracker: Tracker, video: Path, first: dict[int, LabelMap], tmp_path: Path
+) -> None:
+    job(tracker, video, tmp_path / "out", first, with_confidence=True, with_overlay=False)
+    results = list(tracker.track((frame.image for frame in open_frames(video)), first[0]))
+    for tracked in results:
+        with PIL.Image.open(tmp_path / "out" / "confidence" / f"{tracked.index:05d}.png") as image:
+            assert np.abs(np.asarray(image) / 255 - tracked.confidence).max() < 0.005
+    job(tracker, video, tmp_path / "out", first, with_overlay=False)
+    assert not list((tmp_path / "out" / "confidence").iterdir())  # nothing old is left beside the new
+
+
 def test_the_folder_holds_what_the_tracker_says(
     tracker: Tracker, clip: Rendered, video: Path, first: dict[int, LabelMap], tmp_path: Path
 ) -> None:
@@ -258,6 +270,14 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_written(
         refused(tracker, source, out, {3: LabelMap(clip.labels[0][1:])}, "frame 3", "64x47", "64x48")
         refused(tracker, source, out, Points(np.ones((5000, 2))), "5000 points")
     assert not out.exists()
+
+
+def test_frames_too_wide_for_a_video_are_refused_at_once(tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "wide").mkdir()
+    write_image(tmp_path / "wide" / "0.png", np.zeros((8, 16400, 3), np.uint8))
+    given = {0: LabelMap(np.ones((8, 16400), np.uint8))}
+    refused(tracker, tmp_path / "wide", tmp_path / "out", given, "16400x8", "--no-overlay")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_of_others_is_overwritten(

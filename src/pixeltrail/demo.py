@@ -29,7 +29,7 @@ SHEET_PICTURES = 8
 
 
 def write_rendered(out: Path, seed: int, frames: int, size: tuple[int, int], objects: int) -> Rendered:
-    """Render a clip into ``out``: video.mp4, masks/00000.png ..., flow.npz (flow, occluded), points.csv."""
+    """Render a clip into ``out``: video.mp4, masks/00000.png ..., flow.npz (flow, occluded), tracks.csv."""
     require_writable_folder(out)
     clip = render(seed, frames=frames, size=size, objects=objects)
     with VideoWriter(out / "video.mp4", 24, size) as video:
@@ -40,7 +40,7 @@ def write_rendered(out: Path, seed: int, frames: int, size: tuple[int, int], obj
         write_labels(out / "masks" / f"{t:05d}.png", LabelMap(ids))
     with atomic(out / "flow.npz") as part, open(part, "wb") as file:
         np.savez_compressed(file, flow=clip.flow.astype(np.float16), occluded=clip.occluded)
-    with atomic(out / "points.csv") as part, open(part, "w") as text:
+    with atomic(out / "tracks.csv") as part, open(part, "w") as text:
         text.write("frame,point,x,y,visible\n")
         for t, (xy, visible) in enumerate(zip(clip.tracks.xy, clip.tracks.visible, strict=True)):
             for p, ((x, y), seen) in enumerate(zip(xy, visible, strict=True)):

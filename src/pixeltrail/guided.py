@@ -28,7 +28,14 @@ class GuidedFilter:
         rr, rg, rb, gg, gb, bb = products - torch.stack((mr * mr, mr * mg, mr * mb, mg * mg, mg * mb, mb * mb))
         rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
         # Inverse of the symmetric 3×3 covariance by its cofactors, for all windows at once.
-        c = (gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb, rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg)
+        c = (
+            gg * bb - gb * gb,
+            gb * rb - rg * bb,
+            rg * gb - gg * rb,
+            rr * bb - rb * rb,
+            rb * rg - rr * gb,
+            rr * gg - rg * rg,
+        )
         determinant = rr * c[0] + rg * c[1] + rb * c[2]
         xx, xy, xz, yy, yz, zz = (cofactor / determinant for cofactor in c)
         self._inverse = torch.stack((torch.stack((xx, xy, xz)), torch.stack((xy, yy, yz)), torch.stack((xz, yz, zz))))
@@ -43,7 +50,7 @@ class GuidedFilter:
         size = (self.guide.shape[-2], self.guide.shape[-1])
         model = torch.cat((slope.flatten(0, 1), offset)).unsqueeze(0)
         model = F.interpolate(model, size, mode="bilinear", align_corners=False)[0].unflatten(0, (4, -1))
-        out = model[3]
+        out: Tensor = model[3]
         for i in range(3):
             out = out.addcmul(model[i], self.guide[0, i])
         return out

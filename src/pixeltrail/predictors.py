@@ -41,8 +41,16 @@ def raw_colour() -> Tracker:
 
 
 def load_tracker(method: str, *, protocol: str = "", quality: str = "", device: str = "cpu") -> Tracker:
-    """A tracker by name or file, under a named protocol or at a speed preset where one is given."""
-    tracker = raw_colour() if method == "colour" else weights.load(method, device=device)
+    """A tracker by name or file, under a named protocol or at a speed preset where one is given.
+
+    ``FILE.py:WEIGHTS`` is somebody's own method with the weights that training it made.
+    """
+    code, colon, file = method.partition(".py:")
+    if colon:
+        tracker = weights.load(f"{code}.py")
+        weights.load_into(tracker, file)
+    else:
+        tracker = raw_colour() if method == "colour" else weights.load(method)
     if protocol:
         tracker.protocol = preset(protocol)
     if quality:
@@ -66,7 +74,7 @@ def predictor(
 
 def describe(tracker: Tracker, method: str) -> dict[str, Any]:
     """The settings that results depend on: weights' digest and protocol."""
-    file = weights.path_of(method)
+    file = weights.path_of(method.partition(".py:")[2] or method)
     return {"weights": weights.digest(file) if file else None, "protocol": asdict(tracker.protocol)}
 
 

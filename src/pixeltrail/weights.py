@@ -40,6 +40,10 @@ def load(name: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> T
     card = read_card(path)
     if "method" not in card:
         raise WeightsError(f"{path}: has no pixeltrail card, so its method is unknown; give --method and load_into")
+    if card["method"] not in catalogue.names():  # a card that names a Python file must not run it
+        raise WeightsError(
+            f"{path}: was made by {card['method']}; build that method yourself and use weights.load_into"
+        )
     try:
         tracker = catalogue.build(str(card["method"]), **card.get("settings", {}))
     except Exception as error:  # the card comes from anywhere: whatever it breaks, the file is to blame

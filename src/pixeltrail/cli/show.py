@@ -13,7 +13,7 @@ class Render:
     """Render a clip with moving, turning, deforming, occluding objects, and its exact masks, flow and point tracks."""
 
     out: Folder
-    """Folder for video.mp4, masks/, flow.npz and points.csv."""
+    """Folder for video.mp4, masks/, flow.npz and tracks.csv."""
     seed: int = 0
     """Another number makes another clip."""
     frames: int = 48

@@ -55,6 +55,8 @@ class Track:
     """From the first labelled frame to the end, from the last one back to the start, or both ways from the first."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with an interrupted job."""
+    confidence: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Also write each pixel's confidence, OUT/confidence/*.png."""
     overlay: Annotated[bool, arg(help_behavior_hint="")] = True
     """Write no OUT/overlay.mp4."""
     device: Device = "cpu"
@@ -84,7 +86,7 @@ class Track:
         with progress_bar() as show:
             summary = track_video(
                 tracker, source, self.out, given, settings=settings, direction=self.direction,
-                resume=self.resume, with_overlay=self.overlay, on_frame=show,
+                resume=self.resume, with_overlay=self.overlay, with_confidence=self.confidence, on_frame=show,
             )  # fmt: skip
         print(f"{summary.frames} frames -> {self.out}")
         if summary.problem:

@@ -291,6 +291,7 @@ _ENCODERS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     ".webm": ("webm", "libvpx-vp9", "yuv420p", {"deadline": "realtime", "cpu-used": "8", "crf": "32", "row-mt": "1"}),
     ".gif": ("gif", "gif", "pal8", {}),
 }
+MAX_SIDE = 16384  # of H.264 and VP9
 
 
 class VideoWriter:
@@ -308,6 +309,8 @@ class VideoWriter:
             raise InputError(f"{self.path}: videos are written as {', '.join(_ENCODERS)}; choose one of these suffixes")
         if not 0.01 <= fps <= 1000:
             raise InputError(f"{self.path}: {fps} frames per second cannot be written; choose 0.01 to 1000")
+        if max(size) > MAX_SIDE:
+            raise InputError(f"{self.path}: frames are {_wh(size)}, videos go to {MAX_SIDE} pixels; scale them down")
         self._kind, self._encoder, self._pixels, self._options = _ENCODERS[self.path.suffix.lower()]
         self._rate = Fraction(fps).limit_denominator(1001)
         self._count = 0

@@ -42,6 +42,7 @@ class JobFolder:
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.out, self.masks, self.work = out, out / "masks", out / ".job"
+        self.confidence = out / "confidence"
         self.settings = json.loads(json.dumps(dict(settings)))
 
     def begin(self, *, resume: bool, masks: bool) -> None:
@@ -54,12 +55,17 @@ class JobFolder:
         require_writable_folder(self.work)
         if not resume:
             (self.work / "settings.json").unlink(missing_ok=True)  # from here on there is nothing to resume
-            for old in (*results, *self.work.iterdir(), *self.masks.glob("*.png")):
+            for old in (*results, *self.work.iterdir(), *self.masks.glob("*.png"), *self.confidence.glob("*.png")):
                 old.unlink(missing_ok=True)
         if masks:
             require_writable_folder(self.masks)
         half_written = (result.with_name(result.name + PART) for result in results)
-        for part in (*half_written, *self.work.glob(f"*{PART}"), *self.masks.glob(f"*{PART}")):
+        for part in (
+            *half_written,
+            *self.work.glob(f"*{PART}"),
+            *self.masks.glob(f"*{PART}"),
+            *self.confidence.glob(f"*{PART}"),
+        ):
             part.unlink(missing_ok=True)
         write_text(self.work / "settings.json", json.dumps(self.settings, indent=1))
 

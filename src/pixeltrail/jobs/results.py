@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from pixeltrail.data.davis import read_ids
@@ -19,6 +20,12 @@ from pixeltrail.types import Image
 from pixeltrail.visual.overlay import draw_points, overlay
 
 Row = Mapping[str, Any]
+
+
+def write_confidence(path: Path, confidence: NDArray[np.float32]) -> None:
+    """A map (H, W) in [0, 1] as a grey PNG, 255 for certain. Written whole, or not at all."""
+    with atomic(path) as part:
+        PIL.Image.fromarray(np.rint(confidence * 255).astype(np.uint8)).save(part, "PNG", compress_level=1)
 
 
 def row(frame: Frame, **found: Any) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pixeltrail.data.files import fingerprint
+from pixeltrail.data.files import fingerprint, require_writable_folder
 from pixeltrail.data.labels import write_labels
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import DamagedInputError, InputError, PixeltrailError
 from pixeltrail.jobs.folder import JobFolder, require_apart
-from pixeltrail.jobs.results import pictures, row, shape, write_points, write_tracks
+from pixeltrail.jobs.results import pictures, row, shape, write_confidence, write_points, write_tracks
 from pixeltrail.sessions import Live, PointSession
 from pixeltrail.tracker import Tracker
 from pixeltrail.types import Boxes, LabelMap, Points
@@ -49,6 +49,7 @@ def track_video(
     direction: Direction = "forward",
     resume: bool = False,
     with_overlay: bool = True,
+    with_confidence: bool = False,
     save_every: int = SAVE_EVERY,
     on_frame: OnFrame | None = None,
 ) -> Summary:
@@ -56,8 +57,9 @@ def track_video(
 
     ``direction``: ``"forward"`` begins at the first labelled frame; ``"backward"`` at the last one, and is the same as
     forward on the reversed video; ``"both"`` goes both ways from the first labelled frame, and with each point from its
-    own. ``settings`` say how ``tracker`` was made: they go into ``tracks.json``, and a resumed job must have the same,
-    as well as the same video, ``given`` and direction. ``on_frame(stage, frames done, of how many)`` reports progress.
+    own. ``with_confidence`` adds each pixel's as ``confidence/NAME.png``. ``settings`` say how ``tracker`` was made:
+    they go into ``tracks.json``, and a resumed job must have the same, as well as the same video, ``given`` and direction.
+    ``on_frame(stage, frames done, of how many)`` reports progress.
 
     A video that is damaged, or changes its size, in its middle is tracked up to there; the summary holds the error.
     Raises ``InputError``, before anything is written, for labels that cannot be reached or do not fit, a folder that
@@ -69,9 +71,12 @@ def track_video(
     legs = _legs(given, direction)
     for leg in legs:
         leg.session(tracker)  # refuses too many points before anything is written
+    overlay = _overlay(source, out) if with_overlay else None
     inputs = {"video": fingerprint(source.files), "given": _digest(given), "direction": direction}
     job = JobFolder(out, {**inputs, **settings})
     job.begin(resume=resume, masks=not isinstance(given, Points))
+    if with_confidence:
+        require_writable_folder(job.confidence)
     done = 0
     problems: list[PixeltrailError] = []
     for leg in legs:
@@ -81,7 +86,7 @@ def track_video(
             session.load_state(state)
         with job.journal(leg.name) as write:
             for k, frame in enumerate(ahead(_until_problem(leg.frames(source, start), problems)), start):
-                write(_step(session, frame, leg.labels(k), job.masks))
+                write(_step(session, frame, leg.labels(k), job, with_confidence))
                 done += 1
                 if (k + 1) % save_every == 0:
                     job.save(leg.name, session.state(), k + 1)
@@ -95,8 +100,8 @@ def track_video(
     else:
         head = {"width": source.size[1], "height": source.size[0], "fps": source.fps, "direction": direction}
         write_tracks(out / "tracks.json", source.path.name, {**head, **settings}, job.rows())
-    if with_overlay:
-        _write_overlay(job, source, on_frame)
+    if overlay:
+        _write_overlay(overlay, job, source, on_frame)
     job.end()
     return Summary(done, problems[0] if problems else None)
 
@@ -199,7 +204,9 @@ def _until_problem(frames: Iterator[Frame], problems: list[PixeltrailError]) -> 
         problems.append(error)
 
 
-def _step(session: Live | PointSession, frame: Frame, labels: LabelMap | None, masks: Path) -> dict[str, Any]:
+def _step(
+    session: Live | PointSession, frame: Frame, labels: LabelMap | None, job: JobFolder, confidence: bool
+) -> dict[str, Any]:
     """Track one frame, write its mask, and say the rest in one entry of the journal."""
     if isinstance(session, PointSession):
         followed = session.step(frame.image)
@@ -209,7 +216,9 @@ def _step(session: Live | PointSession, frame: Frame, labels: LabelMap | None, m
         ]
         return row(frame, points=points)
     tracked = session.step(frame.image, labels)
-    write_labels(masks / f"{frame.name}.png", LabelMap(tracked.ids))
+    write_labels(job.masks / f"{frame.name}.png", LabelMap(tracked.ids))
+    if confidence:
+        write_confidence(job.confidence / f"{frame.name}.png", tracked.confidence)
     objects = [
         {"id": i, **shape(tracked.ids == i), "confidence": round(c, 4)} for i, c in sorted(tracked.objects.items())
     ]
@@ -226,12 +235,19 @@ def _digest(given: Mapping[int, LabelMap] | Points) -> str:
     return digest.hexdigest()[:12]
 
 
-def _write_overlay(job: JobFolder, source: FrameSource, on_frame: OnFrame | None) -> None:
+def _overlay(source: FrameSource, out: Path) -> VideoWriter:
+    """Refuses, before anything is written, frames of a size that no video can have."""
+    try:
+        return VideoWriter(out / "overlay.mp4", source.fps if source.fps and source.fps >= 0.01 else FPS, source.size)
+    except InputError as error:
+        raise InputError(f"{error}, or leave the overlay out (--no-overlay)") from None
+
+
+def _write_overlay(overlay: VideoWriter, job: JobFolder, source: FrameSource, on_frame: OnFrame | None) -> None:
     """A second pass over the video, so that an interrupted job has lost nothing of its overlay."""
-    fps = source.fps if source.fps and 0.01 <= source.fps <= 1000 else FPS
     # What keeps frames from being read has stopped the tracking already: the overlay shows those before it.
     frames = _until_problem(source.frames(), [])
-    with VideoWriter(job.out / "overlay.mp4", fps, source.size) as video:
+    with overlay as video:
         for done, picture in enumerate(ahead(pictures(ahead(frames), job.rows(), job.masks)), 1):
             video.write(picture)
             if on_frame:

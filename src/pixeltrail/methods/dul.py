@@ -136,7 +136,8 @@ def build(*, width: int = 32, **objective: float) -> Tracker:
         encoder=encoder,
         bottleneck=Everything(),
         protocol=Protocol(
-            affinity=Affinity(radius=12, temperature=0.07, normalize=True, topk=10),
+            # Frame 0 is looked at as a whole, since by then its objects may be anywhere; docs/default.md has the trials.
+            affinity=Affinity(radius=12, temperature=0.05, normalize=True, topk=10, free_first=True),
             policy=MemoryPolicy(anchors=(0,), recent=7),
             size=480,
             guided=True,
