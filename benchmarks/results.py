@@ -56,6 +56,7 @@ def main() -> None:
         rows.append(("SqueezeNet, ImageNet *labels*", str(ROOT / "examples" / "imagenet_features.py"), {}))
     rows += [("untrained encoder", "dul", {}), ("raw colour", "colour", {})]
     rows += [(name, name, {}) for name in reversed(BASELINES)]
+    rows = [row for row in rows if args.only in row[0]]
     print(
         f"{time.strftime('%Y-%m-%d')}, {args.threads} threads of {platform.machine()}, torch {torch.__version__}, ",
         end="",
@@ -71,7 +72,7 @@ def main() -> None:
         o = report.overall
         scores = " | ".join(f"{o[k]:.3f}" for k in ("J&F", "J_mean", "F_mean", "J_recall"))
         print(f"| {title} | {scores} | {frames / seconds:.1f} |", flush=True)
-    if "default" not in args.only and args.only:
+    if args.only:
         return
     print(f"\nrank correlation of an object's confidence with its true J: {confidence(dataset):.2f}")
 

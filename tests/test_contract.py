@@ -256,3 +256,17 @@ def test_catalogue_names_the_nearest_and_takes_files(tmp_path: Path):
     assert isinstance(catalogue.build(str(mine), width=8), pixeltrail.Tracker)
     with pytest.raises(InputError, match="colour"):
         catalogue.build("dul", colour=3)
+
+
+def test_a_weights_file_runs_no_code_but_may_fill_a_method_that_the_user_names(tmp_path: Path):
+    from pixeltrail.predictors import load_tracker
+
+    mine, file = tmp_path / "mine.py", tmp_path / "mine.safetensors"
+    mine.write_text("from pixeltrail.methods.dul import build as whole\n\n\ndef build():\n    return whole(width=8)\n")
+    tracker = catalogue.build(str(mine)).eval()
+    weights.save(tracker, file, {"method": str(mine)})
+    with pytest.raises(WeightsError, match="load_into"):
+        weights.load(file)
+    again, x = load_tracker(f"{mine}:{file}"), torch.rand(1, 3, 40, 40)
+    with torch.inference_mode():
+        assert torch.equal(tracker.embed(x), again.embed(x))
