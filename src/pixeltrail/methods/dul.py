@@ -136,8 +136,7 @@ def build(*, width: int = 32, **objective: float) -> Tracker:
         encoder=encoder,
         bottleneck=Everything(),
         protocol=Protocol(
-            # Frame 0 is looked at as a whole, since by then its objects may be anywhere; docs/default.md has the trials.
-            affinity=Affinity(radius=12, temperature=0.05, normalize=True, topk=10, free_first=True),
+            affinity=Affinity(radius=12, temperature=0.05, normalize=True, topk=10),
             policy=MemoryPolicy(anchors=(0,), recent=7),
             size=480,
             guided=True,
