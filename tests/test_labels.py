@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from pixeltrail.data import rle
-from pixeltrail.data.labels import davis_palette, parse_box, read_labels, read_points, write_labels
+from pixeltrail.data.labels import parse_box, read_labels, read_points, write_labels
 from pixeltrail.errors import InputError
-from pixeltrail.types import LabelMap
+from pixeltrail.types import LabelMap, davis_palette
 
 
 def squares(*ids: int, size: tuple[int, int] = (40, 60)) -> NDArray[np.uint8]:

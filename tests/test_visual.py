@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pixeltrail.errors import ShapeError
+from pixeltrail.types import davis_palette
 from pixeltrail.visual.flow import colour_wheel, flow_to_colour
-from pixeltrail.visual.overlay import draw_boxes, draw_points, overlay, palette, point_colours
+from pixeltrail.visual.overlay import draw_boxes, draw_points, overlay, point_colours
 from pixeltrail.visual.sheet import caption_height, contact_sheet
 
 IDS = arrays(
@@ -25,10 +26,17 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def test_the_palette_is_that_of_pascal_voc() -> None:
-    assert palette()[:6].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]]
+    assert davis_palette()[:6].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [0, 0, 128],
+        [128, 0, 128],
+    ]
     known = {12: (64, 0, 128), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}  # dog, person, tv, void
-    assert {i: tuple(palette()[i].tolist()) for i in known} == known
-    assert len({tuple(c) for c in palette().tolist()}) == 256
+    assert {i: tuple(davis_palette()[i].tolist()) for i in known} == known
+    assert len({tuple(c) for c in davis_palette().tolist()}) == 256
 
 
 @given(ids=IDS, alpha=st.floats(0, 1))
@@ -40,7 +48,7 @@ def test_an_overlay_tints_objects_and_nothing_else(ids: np.ndarray, alpha: float
     np.testing.assert_array_equal(image, before)
     nobody = (ids == 0) | (ids == 255)
     np.testing.assert_array_equal(drawn[nobody], image[nobody])
-    wanted = (1 - alpha) * image + alpha * palette()[ids].astype(float)
+    wanted = (1 - alpha) * image + alpha * davis_palette()[ids].astype(float)
     assert np.abs(drawn.astype(float) - wanted)[~nobody].max(initial=0) <= 1.5
     edged = overlay(image, ids, alpha=alpha)
     np.testing.assert_array_equal(edged[nobody], image[nobody])

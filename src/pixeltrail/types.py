@@ -7,6 +7,7 @@ Letters: T frames, H W image height and width, P points or boxes, B batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,19 @@ Image = NDArray[np.uint8]
 
 VOID = 255
 """The label of pixels that belong to nobody and are left out of scores. 0 is the background."""
+
+
+@cache
+def davis_palette() -> NDArray[np.uint8]:
+    """The colours of DAVIS and PASCAL VOC: (256, 3) uint8, read-only.
+
+    Bits 0, 1, 2 of an id are the highest bit of red, green, blue, bits 3, 4, 5 the next one, and so on.
+    """
+    ids, colours = np.arange(256), np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((ids >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    colours.flags.writeable = False
+    return colours
 
 
 def _expect(ok: bool, what: str, wanted: str, got: object) -> None:

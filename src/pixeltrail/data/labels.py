@@ -20,22 +20,13 @@ from pixeltrail.data import rle
 from pixeltrail.data.files import atomic, one_line
 from pixeltrail.data.images import IMAGE_SUFFIXES, MAX_PIXELS, natural_key, open_image
 from pixeltrail.errors import InputError
-from pixeltrail.types import VOID, Boxes, LabelMap, Points
+from pixeltrail.types import VOID, Boxes, LabelMap, Points, davis_palette
 
 MAX_OBJECTS = 254
 _MAX_BYTES = 64_000_000  # of a JSON or CSV file
 
 Mask = NDArray[np.bool_]
 Ids = NDArray[np.uint8]
-
-
-def davis_palette() -> NDArray[np.uint8]:
-    """The colours (256, 3) uint8 of PASCAL VOC and DAVIS: bit k of channel c is bit 3·(7 - k) + c of the id."""
-    ids = np.arange(256)[:, None]
-    palette = np.zeros((256, 3), np.int64)
-    for bit in range(8):
-        palette |= (ids >> (3 * bit + np.arange(3)) & 1) << (7 - bit)
-    return palette.astype(np.uint8)
 
 
 _PALETTE = davis_palette()

@@ -8,20 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixeltrail.errors import ShapeError
-from pixeltrail.types import VOID, Image
-
-
-@cache
-def palette() -> NDArray[np.uint8]:
-    """The colours of DAVIS and PASCAL VOC: (256, 3) uint8, read-only.
-
-    Bits 0, 1, 2 of an id are the highest bit of red, green, blue, bits 3, 4, 5 the next one, and so on.
-    """
-    ids, colours = np.arange(256), np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        colours[:, bit % 3] |= ((ids >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    colours.flags.writeable = False
-    return colours
+from pixeltrail.types import VOID, Image, davis_palette
 
 
 def point_colours(count: int) -> NDArray[np.uint8]:
@@ -47,7 +34,7 @@ def overlay(image: Image, ids: NDArray[np.uint8], *, alpha: float = 0.5, contour
     where = np.flatnonzero((ids != 0) & (ids != VOID))
     flat, pixels = out.reshape(-1, 3), ids.ravel()
     share = round(256 * alpha)  # in 256ths: 16-bit integers are four times quicker here than floats
-    tint = palette() * np.uint16(share) + np.uint16(128)
+    tint = davis_palette() * np.uint16(share) + np.uint16(128)
     mixed = flat.take(where, 0) * np.uint16(256 - share)
     mixed += tint.take(pixels.take(where), 0)
     mixed >>= 8
@@ -113,7 +100,7 @@ def draw_boxes(image: Image, xyxy: NDArray[np.floating], ids: NDArray[np.uint8])
 @cache
 def _light() -> NDArray[np.uint8]:
     """The palette made bright, for thin lines; different ids stay different."""
-    light: NDArray[np.uint8] = (np.minimum(palette() * np.uint16(2), 255) * 4 // 5 + 51).astype(np.uint8)
+    light: NDArray[np.uint8] = (np.minimum(davis_palette() * np.uint16(2), 255) * 4 // 5 + 51).astype(np.uint8)
     return light
 
 
