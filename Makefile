@@ -19,6 +19,7 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/affinity.py
+	$(BIN)/python benchmarks/training.py
 
 results: $(READY)
 	$(BIN)/python benchmarks/results.py $(DAVIS) $(if $(SQUEEZENET),--squeezenet $(SQUEEZENET))

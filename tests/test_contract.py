@@ -27,6 +27,7 @@ SMALL = {
     "crw": {"width": 8, "dim": 16},
     "cycletime": {"width": 8, "channels": 16, "grid": 21},
     "uvc": {"width": 8, "code_width": 8, "code": 16},
+    "published": {"width": 16},
 }
 METHODS = catalogue.names()
 SIZE = (128, 192)

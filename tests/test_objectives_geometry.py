@@ -167,6 +167,16 @@ class TestCycleTime:
         similarity = [cycletime.inliers(seen[i].flatten(2).transpose(1, 2), answers[i], self.GRID) for i in (0, 3)]
         assert float(terms["similarity"].detach()) == pytest.approx(-float(sum(similarity).detach()) / 2, rel=1e-4)
 
+    def test_the_cycle_of_no_frames_is_off_unless_it_counts_and_then_a_plain_answer(self):
+        clip, seen = _clip(1, 3), []
+        tracker = self.tracker(own=0.5)
+        localise = tracker.objective.localise
+        localise.register_forward_hook(lambda module, inputs, theta: seen.append(theta.detach()))
+        terms = tracker.objective(tracker, Batch(clip, _random()))
+        assert "own" not in self.tracker().objective(self.tracker(), Batch(clip, _random()))
+        start = cycletime.choose_patch(clip, _random())
+        assert float(terms["own"].detach()) == pytest.approx(0.5 * float(cycletime.distance(seen[-1], start)), rel=1e-5)
+
     def test_a_journey_that_ends_where_it_began_costs_nothing(self):
         tracker, clip = self.tracker(), _clip(2, 1).repeat(1, 4, 1, 1, 1)
         start = cycletime.choose_patch(clip, _random())

@@ -16,14 +16,14 @@ ROOT = SOURCE.parents[1]
 LEVELS = [
     {"errors", "types"},
     {"geometry", "colour"},
-    {"affinity", "guided", "kernels", "memory", "bottleneck", "nets"},
+    {"affinity", "boxes", "guided", "kernels", "memory", "bottleneck", "nets"},
     {"tracker", "sessions", "flow"},
     {"methods"},
     {"catalogue", "weights"},
     {"protocols"},
-    {"predictors", "training", "jobs"},
+    {"predictors", "training", "jobs", "checkpoints"},
     {"demo"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 BESIDE = {"data", "evaluation", "visual"}  # these see the first two levels and themselves
 READS_FILES = {"training", "jobs", "demo", "cli"}  # these may see what stands beside

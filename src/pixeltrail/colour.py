@@ -5,8 +5,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+from pixeltrail.errors import InputError
 
 _RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.950456, 1.0, 1.088754)
@@ -17,6 +23,9 @@ COLOURS = (
     (1.0, 7.9), (1.5, 41.9), (6.8, 21.6), (16.2, -46.5), (18.2, 7.9), (22.9, 38.6), (38.9, -72.8), (48.3, 21.8),
 )  # fmt: skip
 """Sixteen centres (a, b) that ``colour_classes`` found in 210,000 pixels of 42 ordinary videos, sorted by a."""
+
+Classes = str | Sequence[Sequence[float]]
+"""Colour classes as a recipe names them: a list of [a, b], or the JSON file that holds one; empty: ``COLOURS``."""
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
@@ -60,3 +69,32 @@ def colour_classes(ab: Tensor, classes: int = 16, *, iterations: int = 30, seed:
         count = torch.bincount(assigned, minlength=classes).unsqueeze(1)
         centroids = torch.where(count > 0, sums / count.clamp_min(1), centroids)
     return centroids[torch.argsort(centroids[:, 0])]
+
+
+def class_table(classes: Classes = ()) -> Tensor:
+    """The centres (M, 2) that a recipe names; none, (0, 2), where its file is missing (see ``require_classes``).
+
+    Raises ``InputError`` for anything but at least two pairs of finite numbers.
+    """
+    centres, where = classes or COLOURS, "classes"
+    if isinstance(centres, str):
+        where = centres
+        if not Path(centres).is_file():  # a trained tracker is also loaded where this file is not
+            return torch.empty(0, 2)
+        try:
+            centres = json.loads(Path(centres).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{where}: not JSON ({error}); make it with pixeltrail colours") from None
+    try:
+        table = torch.tensor(centres, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        table = torch.empty(0)
+    if table.ndim != 2 or table.shape[1] != 2 or len(table) < 2 or not bool(table.isfinite().all()):
+        raise InputError(f"{where}: expected a list of at least two [a, b]; make it with pixeltrail colours")
+    return table
+
+
+def require_classes(table: Tensor, classes: Classes) -> None:
+    """Raise ``InputError`` where the file that ``class_table`` was to read is missing."""
+    if not len(table):
+        raise InputError(f"{classes}: no such file of colour classes; make it with pixeltrail colours")

@@ -14,7 +14,9 @@ from pixeltrail.errors import UnknownNameError
 from pixeltrail.memory import MemoryPolicy
 from pixeltrail.tracker import Protocol
 
+FIRST_AND_7 = MemoryPolicy(anchors=(0,), recent=7)
 FIRST_AND_20 = MemoryPolicy(anchors=(0,), recent=20)
+UVC = Protocol(affinity=Affinity(topk=5, renormalize=False, joint=False), policy=FIRST_AND_7, stretch=True, size=480)
 
 PRESETS: dict[str, Protocol] = {
     # Lai & Xie 2019, benchmark.py: the frame before, a 13×13 window, hard labels.
@@ -23,6 +25,18 @@ PRESETS: dict[str, Protocol] = {
     "mast": Protocol(
         affinity=Affinity(radius=12), policy=MemoryPolicy(anchors=(0, 5), recent=3, stride=2), keep="hard", distant=15
     ),
+    # Wang, Jabri & Efros 2019, test_davis.py: frame 0 and the last 7, each with its own softmax over the whole frame, of
+    # which the top 5 count. (It squashes frames to a square; its best, 480², is the nearest to ours.)
+    "timecycle": Protocol(
+        affinity=Affinity(temperature=512**-0.5, normalize=True, topk=5, renormalize=False, joint=False),
+        policy=FIRST_AND_7,
+        stretch=True,
+        size=480,
+    ),
+    # Li et al. 2019, test.py: the same on raw dot products.
+    "uvc": UVC,
+    # The same, test_with_track.py: each object inside the box that follows it.
+    "uvc-boxes": replace(UVC, boxes=True),
     # Jabri, Owens & Efros 2020, test.py: frame 0, where walkers may go anywhere, and the last 20 in a circle.
     "crw": Protocol(
         affinity=Affinity(radius=12, circle=True, temperature=0.05, normalize=True, topk=10, free_first=True),
@@ -38,7 +52,7 @@ PRESETS: dict[str, Protocol] = {
     # Caron et al. 2021, eval_video_segmentation.py: frame 0 and the last 7, a square window, top 5.
     "dino": Protocol(
         affinity=Affinity(radius=12, temperature=0.1, normalize=True, topk=5),
-        policy=MemoryPolicy(anchors=(0,), recent=7),
+        policy=FIRST_AND_7,
         stretch=True,
         size=480,
     ),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pixeltrail.boxes import propagate_in_boxes
 from pixeltrail.errors import InputError, ShapeError
 from pixeltrail.geometry import cells, cells_to_pixels, labels_to_cells, pixel_grid
 from pixeltrail.guided import GuidedFilter
@@ -153,7 +154,10 @@ class Live(Session):
         if now == 0:
             return None
         times, keys, values = self.bank.read(now)
-        values = self.tracker.propagate(key, times, keys, values, now)
+        if self.tracker.protocol.boxes:
+            values = propagate_in_boxes(self.tracker.protocol.affinity, key, keys, values)
+        else:
+            values = self.tracker.propagate(key, times, keys, values, now)
         if self.tracker.protocol.stretch:
             low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
             values = torch.where(high > low, (values - low) / (high - low).clamp_min(1e-12), values)

@@ -30,7 +30,11 @@ class Protocol:
     ``stretch``: bring each class map to [0, 1] before deciding (VFS, DINO). ``distant``: references older than so many
     frames are first searched with a dilated window, then looked at again around what was found (MAST). ``size``: the
     short side in pixels at which frames are embedded, None for their own. ``guided``: snap the decision to the edges of
-    the picture with a guided filter; what is carried on stays as it is.
+    the picture with a guided filter; what is carried on stays as it is. ``boxes``: each object's mask is looked for in a
+    box that follows it (UVC), for an affinity without a radius.
+
+    Raises:
+        InputError: boxes and a radius.
     """
 
     affinity: Affinity
@@ -40,6 +44,11 @@ class Protocol:
     distant: int | None = None
     size: int | None = None
     guided: bool = False
+    boxes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.boxes and self.affinity.radius is not None:
+            raise InputError(f"boxes: expected an affinity without a radius, got radius {self.affinity.radius}")
 
 
 class Tracker(nn.Module):

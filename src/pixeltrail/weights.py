@@ -75,9 +75,12 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, checked to be finite."""
+    """All tensors of a safetensors file, checked to be finite and, where the file says it, to have its checksum."""
     with _opened(Path(path)) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        expected = (file.metadata() or {}).get("sha256")
+    if expected is not None and expected != _checksum(tensors):
+        raise WeightsError(f"{path}: the checksum does not match, the file is damaged; take another copy of it")
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path}: tensor {key} holds NaN or infinity; the file is damaged or training diverged")
@@ -115,9 +118,14 @@ def save(tracker: Tracker, path: str | Path, card: Mapping[str, Any], *, trainin
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, card: Mapping[str, Any]) -> None:
-    """Write named tensors and a card to ``path``, through a temporary file beside it."""
+    """Write named tensors and a card to ``path``, through a temporary file beside it; on disk when this returns.
+
+    The file's metadata hold the card and the SHA-256 of the tensors. Raises ``DiskError`` where there is no room; what
+    ``path`` held before is then untouched.
+    """
     path = Path(path)
-    data = serialise({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"card": json.dumps(dict(card))})
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    data = serialise(tensors, {"card": json.dumps(dict(card)), "sha256": _checksum(tensors)})
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -125,10 +133,26 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, card: Mapping[
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        if os.name == "posix":  # the new name, too, must survive a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         part.unlink(missing_ok=True)
         kind = DiskError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else InputError
         raise kind(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def digest(path: str | Path) -> str:
@@ -140,7 +164,8 @@ def _opened(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such weights file; give a .safetensors file, {DEFAULT!r}, or a method's name")
     if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: expected a .safetensors file; other formats must be converted first")
+        how = f"pixeltrail convert {path.name} --out {path.stem}.safetensors"
+        raise WeightsError(f"{path}: expected a .safetensors file; convert it first: {how}")
     if path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"{path}: is larger than {MAX_BYTES >> 30} GiB, which no tracker of ours is")
     try:

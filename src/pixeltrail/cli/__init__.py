@@ -14,8 +14,11 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, subcommand
 
+from pixeltrail.cli.adapt import Adapt
+from pixeltrail.cli.colours import Colours
+from pixeltrail.cli.convert import Convert
 from pixeltrail.cli.evaluate import Evaluate
-from pixeltrail.cli.show import Demo, Models, Render
+from pixeltrail.cli.show import Demo, Features, Models, Render
 from pixeltrail.cli.track import Track
 from pixeltrail.cli.train import Train
 from pixeltrail.errors import DiskError, PixeltrailError
@@ -24,8 +27,12 @@ Command = (
     Annotated[Track, subcommand("track")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Adapt, subcommand("adapt")]
+    | Annotated[Colours, subcommand("colours")]
+    | Annotated[Features, subcommand("features")]
     | Annotated[Render, subcommand("render")]
     | Annotated[Demo, subcommand("demo")]
+    | Annotated[Convert, subcommand("convert")]
     | Annotated[Models, subcommand("models")]
 )
 

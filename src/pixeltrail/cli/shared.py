@@ -23,7 +23,10 @@ File = Annotated[Path, arg(metavar="FILE")]
 Folder = Annotated[Path, arg(metavar="FOLDER")]
 Method = Annotated[str, arg(metavar="METHOD")]
 Published = Annotated[
-    str, arg(metavar="{corrflow,mast,crw,vfs,dino}", help_behavior_hint="(default: the method's own)")
+    str,
+    arg(
+        metavar="{corrflow,mast,timecycle,uvc,uvc-boxes,crw,vfs,dino}", help_behavior_hint="(default: the method's own)"
+    ),
 ]
 Quality = Annotated[str, arg(metavar="{fast,balanced,best}", help_behavior_hint="(default: the method's own)")]
 Device = Annotated[str, arg(metavar="DEVICE")]

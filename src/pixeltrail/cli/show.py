@@ -1,11 +1,15 @@
-"""``pixeltrail render``, ``demo`` and ``models``."""
+"""``pixeltrail render``, ``demo``, ``features`` and ``models``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pixeltrail.cli.shared import Folder, OptionalFile, progress_bar
+from tyro.conf import Positional, UseAppendAction, arg
+
+from pixeltrail.cli.shared import Device, File, Folder, OptionalFile, Quality, Threads, prepared, progress_bar
+from pixeltrail.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,54 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Show what trackers tell apart: frames of a video, and below them their features as colours, on one sheet.
+
+    Colours are the three strongest principal components of a tracker's features over the frames shown.
+    """
+
+    video: Positional[Path]
+    """A video file, a folder of frames, a glob ("frames/*.jpg") or a GIF."""
+    out: File
+    """The sheet, .png or .jpg."""
+    method: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="METHOD", help_behavior_hint="(default: default)")
+    ] = ()
+    """default, a .safetensors file, a method's name, or your own Python file; each time it is given adds a row."""
+    frames: int = 6
+    """How many frames, evenly spread over the video."""
+    quality: Quality = ""
+    """Speed preset."""
+    device: Device = "cpu"
+    """cpu, cuda, cuda:1, mps."""
+    threads: Threads = 0
+    """Processor threads."""
+
+    def run(self) -> int:
+        from pixeltrail.data.images import write_image
+        from pixeltrail.data.video import open_frames
+        from pixeltrail.predictors import load_tracker
+        from pixeltrail.training.look import feature_sheet, spread
+
+        if self.frames < 1:
+            raise InputError(f"--frames {self.frames}: expected a number of 1 or more")
+        device = prepared(self.device, self.threads)
+        source = open_frames(self.video)
+        wanted = spread(source.count or sum(1 for _ in source), self.frames)
+        chosen = [frame for frame in source if frame.index in wanted]
+        methods = self.method or ("default",)
+        short = [Path(m).name.removesuffix(".safetensors") for m in methods]
+        titles = short if len(set(short)) == len(set(methods)) else methods  # runs all end in last.safetensors
+        trackers = {
+            t: load_tracker(m, quality=self.quality, device=device) for t, m in zip(titles, methods, strict=True)
+        }
+        names = [f"frame {frame.index}" for frame in chosen]
+        write_image(self.out, feature_sheet(trackers, [frame.image for frame in chosen], names))
+        print(f"{len(chosen)} frames -> {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Models:
     """List methods, protocols and the embedded weights."""
 
@@ -62,7 +114,7 @@ class Models:
 
         print("methods")
         for name in catalogue.names():
-            print(f"  {name:12}{(catalogue.module(name).__doc__ or '').splitlines()[0]}")
+            print(f"  {name:14}{(catalogue.module(name).__doc__ or '').splitlines()[0]}")
         print(f"\nprotocols\n  {', '.join(PRESETS)}")
         print("\nqualities")
         for name, (size, recent) in QUALITIES.items():

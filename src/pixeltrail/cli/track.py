@@ -15,6 +15,7 @@ from pixeltrail.cli.shared import (
     OptionalFile,
     Published,
     Quality,
+    Show,
     Threads,
     prepared,
     progress_bar,
@@ -51,6 +52,8 @@ class Track:
     """Run as published."""
     quality: Quality = ""
     """Speed preset: the size at which frames are embedded and how many are remembered."""
+    adapt: Annotated[float | None, arg(metavar="MINUTES", help_behavior_hint="")] = None
+    """First train on this video for so many minutes, without labels; what gains nothing is not used."""
     direction: Literal["forward", "backward", "both"] = "forward"
     """From the first labelled frame to the end, from the last one back to the start, or both ways from the first."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -81,9 +84,10 @@ class Track:
 
         require_apart(self.out, [Path(_at(text)[0]) for text in self.labels] + ([self.points] if self.points else []))
         device = prepared(self.device, self.threads)
-        tracker = load_tracker(self.method, protocol=self.protocol, quality=self.quality, device=device)
-        settings = {"method": self.method, **describe(tracker, self.method)}
         with progress_bar() as show:
+            method = self.method if self.adapt is None else self._adapted(self.adapt, device, show)
+            tracker = load_tracker(method, protocol=self.protocol, quality=self.quality, device=device)
+            settings = {"method": self.method, **describe(tracker, method)}
             summary = track_video(
                 tracker, source, self.out, given, settings=settings, direction=self.direction,
                 resume=self.resume, with_overlay=self.overlay, with_confidence=self.confidence, on_frame=show,
@@ -92,6 +96,21 @@ class Track:
         if summary.problem:
             raise summary.problem
         return 0
+
+    def _adapted(self, minutes: float, device: str, show: Show) -> str:
+        """The weights adapted to the video, OUT/adapted.safetensors; a resumed job goes on with those it has."""
+        from pixeltrail.cli.adapt import summary
+        from pixeltrail.training.adapt import adapt_file
+
+        file = self.out / "adapted.safetensors"
+        if not (self.resume and file.is_file()):
+            adapted = adapt_file(
+                self.method, [self.video], file, protocol=self.protocol, quality=self.quality, minutes=minutes,
+                device=device, on_progress=show,
+            )  # fmt: skip
+            print(f"{summary(adapted)} -> {file}")
+        code, colon, _ = self.method.partition(".py:")
+        return f"{code}{colon}{file}" if colon else str(file)
 
     def _given(self, source: FrameSource) -> dict[int, LabelMap] | Points:
         from pixeltrail.data import labels

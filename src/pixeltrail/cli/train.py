@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from pixeltrail.cli.shared import Device, Folder, OptionalFile, Threads, prepared, progress_bar
-from pixeltrail.errors import InputError
+from pixeltrail.cli.shared import Device, Folder, OptionalFile, OptionalFolder, Threads, prepared, progress_bar
+from pixeltrail.errors import InputError, PixeltrailError
+
+if TYPE_CHECKING:
+    from pixeltrail.training.run import Run
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a tracker on a folder of unlabelled videos.
 
-    OUT receives last.safetensors, state.safetensors, metrics.jsonl and recipe.toml.
+    OUT receives last.safetensors, best.safetensors, state.safetensors, metrics.jsonl, recipe.toml and pictures.
     """
 
     data: Folder
-    """Folder with videos or folders of frames, at any depth."""
+    """Folder with videos or folders of frames, at any depth; or one video."""
     out: Folder
     """The run's folder."""
     method: Annotated[str, arg(metavar="METHOD", help_behavior_hint="(default: the recipe's, else dul)")] = ""
@@ -35,10 +40,14 @@ class Train:
     """Take these videos only: a file with one name (without suffix) a line."""
     cache: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: OUT/frames)")] = None
     """Where decoded frames are kept."""
+    masks: OptionalFolder = None
+    """Sequences with masks in DAVIS's layout: J&F is measured on them at every save, and decides what is best."""
     resume: Annotated[bool, arg(help_behavior_hint="")] = False
     """Go on with an interrupted run."""
     device: Device = "cpu"
     """cpu, cuda, cuda:1, mps."""
+    devices: Annotated[int, arg(metavar="N", help_behavior_hint="(default: one)")] = 1
+    """Processes, each with a device of its own, which share out the recipe's shards; torchrun starts its own."""
     threads: Threads = 0
     """Processor threads."""
 
@@ -56,23 +65,34 @@ class Train:
             run = changed(run, {"method": self.method}, source="--method")
         run = changed(run, parse_set(list(self.set)), source="--set")
 
+        device = prepared(self.device, self.threads)
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+            self._train(run, device)
+            print(f"{run.steps} steps -> {self.out / 'last.safetensors'}")
+            return 0
+        try:  # a process that helps the first one, which does the talking
+            self._train(run, device, quiet=True)
+        except (PixeltrailError, KeyboardInterrupt):
+            return 1
+        return 0
+
+    def _train(self, run: Run, device: str, *, quiet: bool = False) -> None:
         from pixeltrail.training.data import sampler_for
+        from pixeltrail.training.look import Watcher
         from pixeltrail.training.loop import train
 
-        device = prepared(self.device, self.threads)
-        with progress_bar() as show:
+        with nullcontext(lambda *_: None) if quiet else progress_bar() as show:
             sampler, sources, bad = sampler_for(
                 run, self.data, self.cache or self.out / "frames", only=self._only(),
                 on_video=lambda done, total, name: show("reading videos", done, total),
             )  # fmt: skip
-            for line in bad:
+            for line in () if quiet else bad:
                 print(f"skipped: {line}", file=sys.stderr)
             train(
-                run, sampler, self.out, sources=sources, resume=self.resume, device=device,
+                run, sampler, self.out, sources=sources, resume=self.resume, device=device, devices=self.devices,
                 on_step=lambda step, losses: show("training", step, run.steps, f"loss {losses['loss']:.3f}"),
+                on_save=None if quiet else Watcher(out=self.out, sampler=sampler, masks=self.masks),
             )  # fmt: skip
-        print(f"{run.steps} steps -> {self.out / 'last.safetensors'}")
-        return 0
 
     def _only(self) -> list[str] | None:
         if self.only is None:

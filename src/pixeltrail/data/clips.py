@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from pixeltrail.data.files import atomic, write_text
+from pixeltrail.data.files import atomic, remove_leftovers, write_text
 from pixeltrail.errors import DamagedInputError, InputError, PixeltrailError
 from pixeltrail.types import Image
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Sources = str | Path | Sequence[str | Path]
+"""What training reads: a folder tree, a video, a finished cache, or several of them."""
 
 SHORT_SIDE = 240
 FPS = 15.0
@@ -39,38 +48,57 @@ class CachedVideo:
     fps: float
 
 
-def find_videos(folder: str | Path) -> list[Path]:
-    """Every video file and every folder of pictures below ``folder``, sorted."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one with videos or folders of frames below it")
-    files = [p for p in folder.rglob("*") if p.is_file()]
+def find_videos(path: str | Path) -> list[Path]:
+    """Every video file and every folder of pictures below ``path``, sorted; ``path`` may also be one video itself."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; give a video, or a folder with videos or frames below it")
+    files = [p for p in path.rglob("*") if p.is_file()]
     videos = {p for p in files if p.suffix.lower() in VIDEOS}
     return sorted(videos | {p.parent for p in files if p.suffix.lower() in PICTURES})
 
 
 def build_cache(
-    folder: str | Path,
+    data: Sources,
     cache: str | Path,
     *,
     only: Iterable[str] | None = None,
     on_video: Callable[[int, int, str], None] | None = None,
 ) -> tuple[list[CachedVideo], list[str]]:
-    """Decode what is below ``folder`` into ``cache``; what is there already is kept.
+    """Decode ``data`` into ``cache``; what is there already is kept.
 
-    Frames are thinned to at most 15 a second and scaled to a short side of at most 240 pixels; of a long video, so many
-    evenly spread stretches are kept that 3,000 frames remain. ``only``: names (without suffix) to take.
-    Returns the videos and one line for each that could not be read. ``on_video(done, total, name)`` reports progress.
+    ``data``: a folder tree, a video file, a finished cache, or a list of such. Frames are thinned to at most 15 a second
+    and scaled to a short side of at most 240 pixels; of a long video, so many evenly spread stretches are kept that
+    3,000 frames remain. ``only``: names (without suffix) to take. Returns the videos and one line for each that could
+    not be read. ``on_video(done, total, name)`` reports progress. Processes that share a cache wait for each other.
     """
+    paths = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
+    names = set(only) if only is not None else None
+    caches = [p for p in paths if (p / "index.json").is_file()]
+    sources = [s for p in paths if p not in caches for s in find_videos(p) if names is None or s.stem in names]
+    found = [video for p in caches for video in read_cache(p, only=names)]
+    bad: list[str] = []
+    if sources:
+        cache = Path(cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone_in(cache):
+            made, bad = _decode_all(sources, cache, on_video)
+        found += made
+    if not found:
+        where = ", ".join(map(str, paths))
+        raise InputError(f"{where}: no readable video below it" + (f"; the first problem: {bad[0]}" if bad else ""))
+    return found, bad
+
+
+def _decode_all(
+    sources: list[Path], cache: Path, on_video: Callable[[int, int, str], None] | None
+) -> tuple[list[CachedVideo], list[str]]:
     from pixeltrail.data.video import open_frames  # a machine that reads a finished cache needs no decoder
 
-    folder, cache = Path(folder), Path(cache)
-    if (folder / "index.json").is_file():
-        return read_cache(folder, only=only), []
-    names = set(only) if only is not None else None
-    sources = [p for p in find_videos(folder) if names is None or p.stem in names]
-    cache.mkdir(parents=True, exist_ok=True)
-    found: list[CachedVideo] = []
+    remove_leftovers(cache)
+    made: list[CachedVideo] = []
     bad: list[str] = []
     for i, source in enumerate(sources):
         if on_video:
@@ -86,11 +114,23 @@ def build_cache(
             with atomic(array) as part, open(part, "wb") as file:
                 np.save(file, frames)
             write_text(meta, json.dumps(asdict(CachedVideo(source.stem, array.name, len(frames), fps))))
-        found.append(CachedVideo(**json.loads(meta.read_text())))
-    if not found:
-        raise InputError(f"{folder}: no readable video below it" + (f"; the first problem: {bad[0]}" if bad else ""))
-    write_text(cache / "index.json", json.dumps([asdict(v) for v in found], indent=1))
-    return read_cache(cache), bad
+        made.append(CachedVideo(**json.loads(meta.read_text())))
+    if on_video:
+        on_video(len(sources), len(sources), "")
+    if made:
+        write_text(cache / "index.json", json.dumps([asdict(v) for v in made], indent=1))
+    return [replace(v, path=str(cache / v.path)) for v in made], bad
+
+
+@contextmanager
+def _alone_in(cache: Path) -> Iterator[None]:
+    """Wait until no other process fills ``cache``, where the system has such locks; its file stays empty."""
+    if fcntl is None:
+        yield
+        return
+    with open(cache / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read_cache(cache: str | Path, *, only: Iterable[str] | None = None) -> list[CachedVideo]:
@@ -142,10 +182,13 @@ def _small(image: Image) -> NDArray[np.uint8]:
 
 
 class ClipSampler:
-    """Random clips: batch number ``step`` depends on the seed and on ``step`` alone, whoever asks and in what order.
+    """Random clips. Which videos batch number ``step`` shows depends on (seed, step) alone, how each of its rows is cut
+    out on (seed, step, row), whoever asks and in what order.
 
-    Each clip comes from another video (drawn in proportion to the square root of its length); all its frames are cut
-    by one square and mirrored alike. ``span`` in seconds, ``crop`` as shares of the short side, ``size`` in pixels.
+    Each clip comes from another video, while there are enough (drawn in proportion to the square root of its length);
+    all its frames are cut by one square and mirrored alike. ``span`` in seconds, ``crop`` as shares of the short side,
+    ``size`` in pixels. The first and the last frame lie one span apart, the others anywhere between them, or ``even``ly.
+    A shorter video gives all that it has. Videos of one frame are left out.
     """
 
     def __init__(
@@ -158,38 +201,62 @@ class ClipSampler:
         span: tuple[float, float],
         crop: tuple[float, float],
         seed: int,
+        even: bool = False,
     ) -> None:
-        videos = [v for v in videos if v.frames >= 2]
-        if not videos:
+        self.videos = [v for v in videos if v.frames >= 2]
+        if not self.videos:
             raise InputError("training data: every video is a single frame; give videos")
-        self.videos = videos
-        self.arrays = [np.load(v.path, mmap_mode="r") for v in videos]
-        share = np.sqrt([v.frames for v in videos])
+        share = np.sqrt([v.frames for v in self.videos])
         self.share = share / share.sum()
         self.batch_size, self.frames, self.size = batch_size, frames, size
-        self.span, self.crop, self.seed = span, crop, seed
+        self.span, self.crop, self.seed, self.even = span, crop, seed, even
 
-    def batch(self, step: int, count: int | None = None) -> NDArray[np.uint8]:
-        """(count, T, size, size, 3) uint8 RGB; ``count`` defaults to the batch size."""
-        random = np.random.default_rng((self.seed, step))
-        count = self.batch_size if count is None else count
-        chosen = random.choice(len(self.videos), count, replace=count > len(self.videos), p=self.share)
-        return np.stack([self._clip(int(k), random) for k in chosen])
+    def batch(self, step: int, rows: range | None = None) -> NDArray[np.uint8]:
+        """(len(rows), T, size, size, 3) uint8 RGB; all rows by default."""
+        return np.stack([self.row(step, row) for row in rows or range(self.batch_size)])
 
-    def _clip(self, k: int, random: np.random.Generator) -> NDArray[np.uint8]:
-        array, fps = self.arrays[k], self.videos[k].fps
+    def names(self, step: int) -> list[str]:
+        """The video of each row."""
+        return [self.videos[k].name for k in self._chosen(step)]
+
+    def row(self, step: int, row: int) -> NDArray[np.uint8]:
+        """One clip, (T, size, size, 3) uint8 RGB."""
+        video = self.videos[self._chosen(step)[row]]
+        array = _opened(video)
+        random = np.random.default_rng((self.seed, step, row, 0))
         length, height, width = array.shape[:3]
-        span = min(max(self.frames - 1, round(random.uniform(*self.span) * fps)), length - 1)
+        span = min(max(self.frames - 1, round(random.uniform(*self.span) * video.fps)), length - 1)
         first = int(random.integers(0, length - span))
-        times = np.sort(np.r_[first, first + span, random.integers(first, first + span + 1, max(0, self.frames - 2))])
         side = max(8, min(height, width, round(random.uniform(*self.crop) * min(height, width))))
         y, x = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
         flip = random.random() < 0.5
-        box = (x, y, x + side, y + side)
-        size = (self.size, self.size)
-        frames = [
+        box, size = (x, y, x + side, y + side), (self.size, self.size)
+        clip = np.stack([
             np.asarray(PIL.Image.fromarray(array[t]).resize(size, PIL.Image.Resampling.BILINEAR, box=box))
-            for t in times[: self.frames]
-        ]
-        clip = np.stack(frames)
+            for t in self._times(first, span, random)
+        ])  # fmt: skip
         return clip[:, :, ::-1] if flip else clip
+
+    def _times(self, first: int, span: int, random: np.random.Generator) -> list[int]:
+        if self.even:
+            return [first + round(i * span / max(1, self.frames - 1)) for i in range(self.frames)]
+        between = random.integers(first, first + span + 1, max(0, self.frames - 2))
+        return sorted([first, first + span, *map(int, between)])[: self.frames]
+
+    def _chosen(self, step: int) -> list[int]:
+        random = np.random.default_rng((self.seed, step))
+        again = self.batch_size > len(self.videos)
+        return [int(k) for k in random.choice(len(self.videos), self.batch_size, replace=again, p=self.share)]
+
+
+def _opened(video: CachedVideo) -> NDArray[np.uint8]:
+    """Mapped anew for each clip: that takes a tenth of a millisecond, and thousands of videos need no open files."""
+    try:
+        array: NDArray[np.uint8] = np.load(video.path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{video.path}: frames of {video.name} cannot be read ({error}); remove the cache") from error
+    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or len(array) < 2:
+        raise InputError(
+            f"{video.path}: is {array.dtype} {array.shape}, expected frames (T, H, W, 3); remove the cache"
+        )
+    return array

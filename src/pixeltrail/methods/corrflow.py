@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pixeltrail.affinity import Affinity
 from pixeltrail.bottleneck import DropRGB
-from pixeltrail.colour import COLOURS, nearest_colour, rgb_to_lab
+from pixeltrail.colour import Classes, class_table, nearest_colour, require_classes, rgb_to_lab
 from pixeltrail.geometry import cells_to_pixels
 from pixeltrail.memory import MemoryPolicy
 from pixeltrail.nets.resnet import resnet18
@@ -28,25 +28,33 @@ PAPER = "https://arxiv.org/abs/1905.00875"
 class CopyColours(nn.Module):
     """L = Σ forward + ``cycle`` · Σ there-and-back (paper, sec. 3.3–3.4), cross-entropy on copied probabilities.
 
-    ``radius``: the window while learning. ``sampling``: the probability of starting a later step from true colours
-    rather than the model's own, at the beginning and the end of training. ``cycle=0`` switches the cycles off,
-    ``sampling=(1, 1)`` the scheduled sampling.
+    ``radius``: the window while learning, 0 for the whole frame. ``sampling``: the probability of starting a later step
+    from true colours rather than the model's own, at the beginning and the end of training. ``cycle=0`` switches the
+    cycles off, ``sampling=(1, 1)`` the scheduled sampling. ``classes``: the colour classes, a list of
+    [a, b] or a JSON file of ``pixeltrail colours``.
     """
 
     centroids: Tensor
 
     def __init__(
-        self, *, radius: int | None = 6, cycle: float = 0.1, sampling: tuple[float, float] = (0.9, 0.6)
+        self,
+        *,
+        radius: int = 6,
+        cycle: float = 0.1,
+        sampling: tuple[float, float] = (0.9, 0.6),
+        classes: Classes = (),
     ) -> None:
         super().__init__()
         self.radius, self.cycle, self.sampling = radius, cycle, sampling
-        self.register_buffer("centroids", torch.tensor(COLOURS), persistent=False)
+        self.classes = classes
+        self.register_buffer("centroids", class_table(classes), persistent=False)
 
     def forward(self, tracker: Tracker, batch: Batch) -> dict[str, Tensor]:
         """Terms ``forward`` and ``cycle`` from clips of three frames or more."""
+        require_classes(self.centroids, self.classes)
         seen = tracker.bottleneck(batch.clip, batch.generator)
         x = tracker.embed_clip(seen.view).float()
-        affinity = replace(tracker.protocol.affinity, radius=self.radius)
+        affinity = replace(tracker.protocol.affinity, radius=self.radius or None)
         stride, steps = tracker.stride, x.shape[1] - 1
         classes = nearest_colour(rgb_to_lab(batch.clip)[:, :, 1:], self.centroids)  # (B, T, H, W)
         # Departure: classes are read where the feature cells sit; the released code resizes class *numbers* bilinearly.
@@ -81,11 +89,14 @@ class CopyColours(nn.Module):
         return terms
 
 
-def build(*, width: int = 64, channels: int = 64, **objective: object) -> Tracker:
-    """``width`` of the first stage and ``channels`` of the embedding (paper: 64 and 64)."""
+def build(
+    *, width: int = 64, channels: int = 64, keep: float = 0.3, jitter: float = 0.1, **objective: object
+) -> Tracker:
+    """``width`` of the first stage and ``channels`` of the embedding (paper: 64 and 64). ``keep``: how often no colour
+    channel is dropped (1: never one), ``jitter``: how often colours are jittered. The rest goes to ``CopyColours``."""
     return Tracker(
         encoder=resnet18(stride=4, width=width, head=channels),
-        bottleneck=DropRGB(),
+        bottleneck=DropRGB(keep=keep, jitter=jitter),
         protocol=Protocol(affinity=Affinity(radius=6), policy=MemoryPolicy(anchors=(), recent=1), keep="hard"),
         objective=CopyColours(**objective),  # type: ignore[arg-type]
     )

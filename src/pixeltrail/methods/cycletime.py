@@ -50,6 +50,9 @@ class Localiser(nn.Module):
 class ComeHome(nn.Module):
     """L = L_sim + ``skip`` · L_skip + ``long`` · L_long (paper, sec. 3), each the mean over cycles of 1 … T − 1 frames.
 
+    ``own`` (0 in the paper): weight of the cycle of no frames, in which the patch is to be found in its own. Its answer is
+    known, so that the localiser learns to read affinities in hundreds of steps; by itself it first says "the middle"
+    to everything, and the similarity teaches the encoder just that, until some hundred thousand clips have undone it.
     ``grid``: the localiser's channels are the cells of a frame, so their number must be fixed. Departure: the features
     of any clip are resampled to grid × grid, and a patch's to a third of that; at the paper's 240² pixels, where a
     frame has 30 × 30 cells, this changes next to nothing.
@@ -57,13 +60,14 @@ class ComeHome(nn.Module):
 
     # The paper has 0.1 for both cycles; the released code multiplies the long ones by another 0.2, for stability, and
     # its numbers were made so. It also takes means where the paper writes sums, which frees us from the clip's length.
-    def __init__(self, *, grid: int = 30, skip: float = 0.1, long: float = 0.02) -> None:
+    def __init__(self, *, grid: int = 30, skip: float = 0.1, long: float = 0.02, own: float = 0.0) -> None:
         super().__init__()
         self.localise = Localiser(grid)
-        self.grid, self.skip, self.long = grid, skip, long
+        self.grid, self.skip, self.long, self.own = grid, skip, long, own
 
     def forward(self, tracker: Tracker, batch: Batch) -> dict[str, Tensor]:
-        """Terms ``similarity``, ``skip`` and ``long`` from clips of two frames or more; the patch is the last one's."""
+        """Terms ``similarity``, ``skip``, ``long``, and ``own`` if it counts, from clips of two frames or more; the patch is
+        the last one's."""
         clip = tracker.bottleneck(batch.clip, batch.generator).view
         size, last, p = (clip.shape[-2], clip.shape[-1]), clip.shape[1] - 1, self.grid // 3
         start = choose_patch(batch.clip, batch.generator)
@@ -71,8 +75,8 @@ class ComeHome(nn.Module):
         whole = torch.eye(2, 3, device=x.device).expand(len(x), 2, 3)
         frames = torch.stack([look(f, whole, self.grid, size, tracker.stride) for f in x.unbind(1)], 1)
         picture = look(clip[:, -1], start, round(SCALE * min(size)), size)
-        own = (picture.shape[-2], picture.shape[-1])
-        patch = look(tracker.encoder(picture).float(), whole, p, own, tracker.stride)
+        side = (picture.shape[-2], picture.shape[-1])
+        patch = look(tracker.encoder(picture).float(), whole, p, side, tracker.stride)
         affinity = replace(tracker.protocol.affinity, topk=None)
 
         def track(patch: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,11 +96,14 @@ class ComeHome(nn.Module):
             for t in range(last - n + 1, last + 1):
                 home, theta, _ = track(home, t)
             long.append(distance(theta, start))
-        return {
+        terms = {
             "similarity": torch.stack(similarity).mean(),
             "skip": self.skip * torch.stack(skip).mean(),
             "long": self.long * torch.stack(long).mean(),
         }
+        if self.own:
+            terms["own"] = self.own * distance(track(patch, last)[1], start)
+        return terms
 
 
 def affine(x: Tensor, y: Tensor, angle: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pixeltrail.affinity import Affinity
 from pixeltrail.bottleneck import Everything
 from pixeltrail.geometry import sample
 from pixeltrail.memory import MemoryPolicy
-from pixeltrail.nets.resnet import resnet18
+from pixeltrail.nets.resnet import trunk
 from pixeltrail.tracker import Protocol, Tracker
 from pixeltrail.types import Batch
 
@@ -28,7 +28,8 @@ class AnchorSelfTraining(nn.Module):
 
     ``grid``: anchors lie on a grid × grid lattice with one random offset per clip (paper: 8 on 256² pixels).
     ``cells``: the cross-view term compares cells × cells places a clip. ``zoom``: smallest side of the second view's
-    crop as a share of the first. ``temperature`` as in the paper.
+    crop as a share of the first. ``temperature`` as in the paper. ``own``: a cell chooses among what its own clip offers
+    only; for clips of one and the same video, where other clips' anchors may be no mistake.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class AnchorSelfTraining(nn.Module):
         cross: float = 0.3,
         zoom: float = 0.5,
         temperature: float = 0.05,
+        own: bool = False,
     ) -> None:
         super().__init__()
         self.project = nn.Sequential(
@@ -48,6 +50,7 @@ class AnchorSelfTraining(nn.Module):
             nn.Conv2d(channels, dim, 1),
         )  # fmt: skip
         self.grid, self.cells, self.cross, self.zoom, self.temperature = grid, cells, cross, zoom, temperature
+        self.own = own
 
     def forward(self, tracker: Tracker, batch: Batch) -> dict[str, Tensor]:
         """Terms ``self_training`` and ``cross_view``, already weighted, to be added up."""
@@ -76,7 +79,7 @@ class AnchorSelfTraining(nn.Module):
         places = _lattice(b, h, w, self.cells, random).to(clip)
         ours = sample(keys[:, 0], sample(source, places, padding="border"), mode="nearest")
         theirs = sample(first_other[:, 0], places, mode="nearest")
-        cross_view = self._info_nce(ours.movedim(1, -1).flatten(0, 2), theirs.movedim(1, -1).flatten(0, 2))
+        cross_view = self._info_nce(ours.movedim(1, -1).flatten(0, 2), theirs.movedim(1, -1).flatten(0, 2), b)
         return {"self_training": self_training, "cross_view": self.cross * cross_view}
 
     def _keys(self, tracker: Tracker, clip: Tensor) -> Tensor:
@@ -93,11 +96,18 @@ class AnchorSelfTraining(nn.Module):
         with torch.no_grad():  # the teacher may only choose among the anchors of its own clip
             own = torch.einsum("btdhw,bad->bthwa", teacher, anchors)
             label = own.argmax(-1) + a * torch.arange(b, device=keys.device).view(b, 1, 1, 1)
-        return F.cross_entropy(logits, label.flatten())
+        return F.cross_entropy(_within_clips(logits, b) if self.own else logits, label.flatten())
 
-    def _info_nce(self, ours: Tensor, theirs: Tensor) -> Tensor:
+    def _info_nce(self, ours: Tensor, theirs: Tensor, clips: int) -> Tensor:
         logits = ours @ theirs.T / self.temperature
+        logits = _within_clips(logits, clips) if self.own else logits
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def _within_clips(logits: Tensor, clips: int) -> Tensor:
+    """Rows and columns come clip by clip: what belongs to different clips is ruled out."""
+    row, column = (torch.arange(n, device=logits.device) // (n // clips) for n in logits.shape)
+    return logits.masked_fill(row[:, None] != column, -torch.inf)
 
 
 def _zoom_and_flip(b: int, size: tuple[int, ...], zoom: float, random: Generator | None) -> tuple[Tensor, Tensor]:
@@ -127,11 +137,12 @@ def _lattice(b: int, h: int, w: int, n: int, random: Generator | None) -> Tensor
     return ((lattice + offset) * step).floor()
 
 
-def build(*, width: int = 32, **objective: float) -> Tracker:
-    """``width`` of the ResNet-18's first stage (paper: 64). Other settings go to ``AnchorSelfTraining``."""
+def build(*, width: int = 32, depth: int = 18, stride: int = 8, **objective: float) -> Tracker:
+    """``width`` of the ResNet's first stage (paper: 64), its ``depth`` (10, 18 or 34; paper: 18) and output ``stride``
+    (4, 8 or 16; paper: 8). Other settings go to ``AnchorSelfTraining``."""
     # Departure: the network ends at stage 3 (the paper goes on to a stage 4 of 512 channels): a third of the work, and
     # with reflection at the border, which tells less about position than zeros.
-    encoder = resnet18(stride=8, width=width, padding_mode="reflect")
+    encoder = trunk(depth=depth, stride=stride, width=width, padding_mode="reflect")
     return Tracker(
         encoder=encoder,
         bottleneck=Everything(),

@@ -27,10 +27,10 @@ class RebuildColour(nn.Module):
     """Smooth L1 between ``scale`` × the copied and ``scale`` × the true missing channel of the last frame.
 
     All earlier frames of the clip are references under one softmax: clips of two frames are the paper's first stage,
-    longer ones its second. ``radius``: the window while learning.
+    longer ones its second. ``radius``: the window while learning, 0 for the whole frame.
     """
 
-    def __init__(self, *, radius: int | None = 6, scale: float = 20.0) -> None:
+    def __init__(self, *, radius: int = 6, scale: float = 20.0) -> None:
         super().__init__()
         self.radius, self.scale = radius, scale
 
@@ -40,7 +40,7 @@ class RebuildColour(nn.Module):
         x = tracker.embed_clip(seen.view).float()
         truth = normalised_lab(batch.clip)[:, :, list(seen.hidden)]
         stride = tracker.stride
-        affinity = replace(tracker.protocol.affinity, radius=self.radius)
+        affinity = replace(tracker.protocol.affinity, radius=self.radius or None)
         copied = affinity.propagate(x[:, -1], x[:, :-1], truth[:, :-1, :, ::stride, ::stride].contiguous())
         size = (truth.shape[-2], truth.shape[-1])
         copied = cells_to_pixels(copied, size, stride)

@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from pixeltrail.errors import InputError
+
 Padding = Literal["zeros", "reflect"]
 """Zeros at the border tell the network where it is; reflection does not."""
 
@@ -142,6 +144,19 @@ def resnet18(*, stride: int = 8, width: int = 64, head: int = 0, padding_mode: P
             pool=False, head=head, padding_mode=padding_mode,
         )  # fmt: skip
     raise ValueError(f"ResNet-18 trackers have stride 4 or 8, got {stride}")
+
+
+def trunk(*, depth: int = 18, stride: int = 8, width: int = 64, padding_mode: Padding = "zeros") -> ResNet:
+    """The first three stages of a ResNet of ``depth`` 10, 18 or 34, max-pool kept: 4 · ``width`` channels at ``stride`` 4,
+    8 or 16. InputError for others. The default is that of ``resnet18``."""
+    blocks = {10: (1, 1, 1), 18: (2, 2, 2), 34: (3, 4, 6)}
+    strides = {4: (1, 1, 1), 8: (1, 2, 1), 16: (1, 2, 2)}
+    if depth not in blocks or stride not in strides:
+        raise InputError(f"encoder: depth {depth}, stride {stride}; there are depths 10, 18, 34 and strides 4, 8, 16")
+    return ResNet(
+        BasicBlock, blocks[depth], widths=(width, 2 * width, 4 * width), strides=strides[stride],
+        padding_mode=padding_mode,
+    )  # fmt: skip
 
 
 def resnet50(*, width: int = 64, head: int = 0, padding_mode: Padding = "zeros") -> ResNet:

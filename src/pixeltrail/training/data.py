@@ -8,41 +8,67 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pixeltrail.data.clips import ClipSampler, build_cache
+from pixeltrail.data.clips import ClipSampler, Sources, build_cache
 from pixeltrail.data.synthetic import render
 from pixeltrail.training.run import Run
 
+RENDERED = "rendered by pixeltrail"
+
 
 class Mixed:
-    """The first rows of each batch from ``clips``, the last ``rendered`` ones from the generator."""
+    """Rows from ``clips`` and, evenly spread among them, ``run.rendered`` of each batch from the generator.
+
+    Which videos a batch shows depends on (seed, step), all else of a row on (seed, step, row): whoever makes it, in
+    whatever order, makes the same.
+    """
 
     def __init__(self, clips: ClipSampler, run: Run) -> None:
         self.clips, self.run = clips, run
-        self.rendered = round(run.rendered * run.batch_size)
 
-    def batch(self, step: int) -> NDArray[np.uint8]:
-        """(B, T, H, W, 3) uint8 RGB; depends on the seed and ``step`` alone."""
-        real = self.clips.batch(step, self.run.batch_size - self.rendered)
-        if not self.rendered:
-            return real
-        seeds = np.random.default_rng((self.run.seed, step, 1)).integers(0, 2**31, self.rendered)
-        size = (self.run.size, self.run.size)
-        drawn = [render(int(s), frames=self.run.frames, size=size).frames for s in seeds]
-        return np.concatenate((real, np.stack(drawn)))
+    def batch(self, step: int, rows: range | None = None) -> NDArray[np.uint8]:
+        """(len(rows), T, H, W, 3) uint8 RGB; all rows by default."""
+        return np.stack([self._row(step, row) for row in rows or range(self.run.batch_size)])
+
+    def names(self, step: int) -> list[str]:
+        """The source of each row."""
+        real = iter(self.clips.names(step))
+        return [RENDERED if _is_rendered(self.run, row) else next(real) for row in range(self.run.batch_size)]
+
+    def _row(self, step: int, row: int) -> NDArray[np.uint8]:
+        run = self.run
+        if not _is_rendered(run, row):
+            return self.clips.row(step, row - _rendered_before(run, row))
+        seed = int(np.random.default_rng((run.seed, step, row, 1)).integers(0, 2**31))
+        return render(seed, frames=run.frames, size=(run.size, run.size)).frames
+
+
+def _rendered_before(run: Run, row: int) -> int:
+    return row * round(run.rendered * run.batch_size) // run.batch_size
+
+
+def _is_rendered(run: Run, row: int) -> bool:
+    return _rendered_before(run, row + 1) > _rendered_before(run, row)
 
 
 def sampler_for(
     run: Run,
-    data: str | Path,
+    data: Sources,
     cache: str | Path,
     *,
     only: Iterable[str] | None = None,
     on_video: Callable[[int, int, str], None] | None = None,
 ) -> tuple[Mixed, list[str], list[str]]:
-    """The sampler of a run, the names of its sources, and one line per unreadable video."""
+    """The sampler of a run, the names of its sources, and one line per video that cannot be used.
+
+    ``data``: a folder, a video, or a list of such; see ``build_cache``.
+    """
     videos, bad = build_cache(data, cache, only=only, on_video=on_video)
+    bad = bad + [
+        f"{v.name}: a single frame; training needs videos of two frames or more" for v in videos if v.frames < 2
+    ]
     clips = ClipSampler(
-        videos, batch_size=run.batch_size, frames=run.frames, size=run.size, span=run.span, crop=run.crop, seed=run.seed
-    )
-    sources = [v.name for v in videos] + (["rendered by pixeltrail"] if run.rendered else [])
+        videos, batch_size=run.batch_size - _rendered_before(run, run.batch_size), frames=run.frames, size=run.size,
+        span=run.span, crop=run.crop, seed=run.seed, even=run.even,
+    )  # fmt: skip
+    sources = [v.name for v in clips.videos] + ([RENDERED] if run.rendered else [])
     return Mixed(clips, run), sources, bad

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import copy
-import json
+import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pixeltrail import catalogue, weights
-from pixeltrail.data.files import require_writable_folder, write_text
+from pixeltrail.data.files import remove_leftovers, require_writable_folder, write_text
 from pixeltrail.errors import InputError, PixeltrailError
 from pixeltrail.tracker import Tracker
+from pixeltrail.training.checkpoint import Log, Progress, load_state, save_state, write_environment
+from pixeltrail.training.feed import Sampler, feed
 from pixeltrail.training.run import Run, to_toml
 from pixeltrail.types import Batch
 
-
-class Sampler(Protocol):
-    """Anything that makes batch number ``step``: (B, T, H, W, 3) uint8 RGB."""
-
-    def batch(self, step: int) -> NDArray[np.uint8]: ...
+OnStep = Callable[[int, dict[str, float]], None]
+OnSave = Callable[[int, Tracker], dict[str, float]]
 
 
 def train(
@@ -40,78 +39,220 @@ def train(
     sources: list[str],
     resume: bool = False,
     device: str = "cpu",
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    devices: int = 1,
+    tracker: Tracker | None = None,
+    on_step: OnStep | None = None,
+    on_save: OnSave | None = None,
 ) -> Tracker:
-    """Train ``run.method`` and return the tracker with its averaged weights.
+    """Train ``run.method``, or ``tracker`` in place, and return the tracker with its averaged weights.
 
-    ``out`` receives ``last.safetensors`` (averaged weights with a card), ``state.safetensors`` (everything needed to go
-    on), ``metrics.jsonl`` and ``recipe.toml``. ``sources`` are named in the card. The first Ctrl-C or SIGTERM saves at
-    the end of the step and raises ``KeyboardInterrupt``. Raises ``PixeltrailError`` when the loss is not finite, before
-    the weights take the step.
+    ``out`` receives ``last.safetensors`` (averaged weights with a card), ``best.safetensors``, ``state.safetensors``
+    (everything needed to go on), ``metrics.jsonl``, ``recipe.toml`` and ``environment.json``. ``sources`` are named in
+    the card. ``devices`` processes are started on this machine; under ``torchrun`` there are those that it started.
+
+    ``on_step(step, losses)`` is called after every step. ``on_save(step, averaged tracker)`` at every regular save: the
+    numbers that it returns join the step's metrics, and one called "J&F" decides what is best (else the mean loss since
+    the last save does). Files are written and callbacks called by the first process alone.
+
+    Parameters without ``requires_grad`` are not trained; batch normalisation that is not trained keeps its statistics.
+    The first Ctrl-C or SIGTERM saves at the end of the step and raises ``KeyboardInterrupt``. Raises ``PixeltrailError``
+    when the loss or its gradient is not finite, before the weights take the step; ``DiskError`` when a disk is full;
+    ``InputError`` where ``out`` holds a run already and ``resume`` is not asked for.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    require_writable_folder(out)
+    state = out / "state.safetensors"
+    if state.is_file() and not resume:
+        raise InputError(f"{out}: holds a run already; go on with it by --resume, or give another folder")
+    fabric = _fabric(run, device, devices)
     torch.manual_seed(run.seed)
-    tracker = catalogue.build(run.method, **run.settings)
-    if run.start:
-        weights.load_into(tracker, run.start)
-    tracker.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(tracker).eval()
-    optimizer = torch.optim.AdamW(tracker.parameters(), lr=run.lr, weight_decay=run.weight_decay)
-    state, metrics = out / "state.safetensors", out / "metrics.jsonl"
-    first = 0
-    if resume:
-        if not state.is_file():
-            raise InputError(f"{out}: nothing to resume, there is no state.safetensors; leave --resume out")
-        first = _load_state(state, run, tracker, average, optimizer)
-        _cut(metrics, first)
-    else:
-        write_text(metrics, "")
+    if tracker is None:
+        tracker = catalogue.build(run.method, **run.settings)
+        if run.start:
+            weights.load_into(tracker, run.start)
+    learning = _Learning(fabric, run, tracker)
+    parts = (tracker, learning.average, learning.optimizer)
+    progress = load_state(state, run, *parts) if resume else Progress()
+    with _stop_signals() as stopped, _files(fabric, run, out, progress.step) as log:
+        share = run.batch_size // fabric.world_size
+        rows = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        with closing(feed(sampler, range(progress.step, run.steps), rows, run.workers)) as batches:
+            while progress.step < run.steps:
+                began = time.monotonic()
+                frames = next(batches)
+                progress.waited += time.monotonic() - began
+                losses, stop = learning.step(progress.step, frames, stopped, sampler)
+                progress.step += 1
+                progress.loss, progress.counted = progress.loss + losses["loss"], progress.counted + 1
+                progress.seconds += time.monotonic() - began
+                regular = progress.step == run.steps or progress.step % run.save_every == 0
+                if log:
+                    scores = on_save(progress.step, learning.average) if on_save and regular else {}
+                    log.write(progress.step, losses | scores)
+                    if on_step:
+                        on_step(progress.step, losses | scores)
+                    if regular or stop:
+                        log.sync()
+                        card = _card(run, progress, sources)
+                        if regular and progress.is_best(scores):
+                            weights.save(learning.average, out / "best.safetensors", card, training=True)
+                        weights.save(learning.average, out / "last.safetensors", card, training=True)
+                        save_state(state, run, progress, *parts)
+                if stop and progress.step < run.steps:
+                    raise KeyboardInterrupt(*stopped[:1])
+    return learning.average
+
+
+class _Learning:
+    """Tracker, averaged tracker and optimizer; ``step`` takes one update."""
+
+    def __init__(self, fabric: Any, run: Run, tracker: Tracker) -> None:
+        self.fabric, self.run, self.tracker = fabric, run, tracker
+        tracker.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(tracker).eval()
+        self.trained = [p for p in tracker.parameters() if p.requires_grad]
+        if not self.trained:
+            raise InputError("training: no parameter of the tracker is to be trained; set requires_grad of some")
+        self.optimizer = torch.optim.AdamW(self.trained, lr=run.lr, weight_decay=run.weight_decay)
+        self.buffers = list(tracker.buffers())
+        self.frozen = [
+            m for m in tracker.modules()
+            if isinstance(m, _BatchNorm) and m.weight is not None and not m.weight.requires_grad
+        ]  # fmt: skip
+        if run.compile:
+            tracker.encoder.compile()
+        self.module, self.update = fabric.setup(_Objective(tracker), self.optimizer, move_to_device=False)
+
+    def step(self, step: int, frames: Tensor, stopped: list[int], sampler: Sampler) -> tuple[dict[str, float], bool]:
+        """The mean terms over all shards, and whether any process was told to stop. ``frames`` (B, T, H, W, 3) uint8."""
+        run = self.run
+        self.tracker.train()
+        for norm in self.frozen:
+            norm.eval()
+        for group in self.optimizer.param_groups:
+            group["lr"] = run.lr * _schedule(step, run)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self._backward(step, frames.to(self.fabric.device))
+        gradient = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        told = torch.tensor(float(bool(stopped)), device=self.fabric.device)
+        sent = torch.stack([*terms.values(), gradient, told])
+        *values, told_any = self.fabric.all_reduce(
+            sent, reduce_op="mean"
+        ).tolist()  # the step's one wait for the device
+        losses = {"loss": sum(values[:-1]), **dict(zip((*terms, "gradient"), values, strict=True))}
+        self._require_finite(step, losses, sampler)
+        if run.clip_gradient:
+            nn.utils.clip_grads_with_norm_(self.trained, run.clip_gradient, gradient)
+        self.update.step()
+        _follow(self.average, self.tracker, min(run.ema, (step + 1) / (step + 10)))
+        return losses, told_any > 0
+
+    def _backward(self, step: int, frames: Tensor) -> dict[str, Tensor]:
+        """Gradients of this process's shards, the mean over all processes; returns its own mean terms."""
+        total: dict[str, Tensor] = {}
+        count = self.run.shards // self.fabric.world_size
+        for i, part in enumerate(self._shards(frames, count)):
+            seed = _seed(self.run.seed, step, self.fabric.global_rank * count + i)
+            with self.fabric.no_backward_sync(self.module, enabled=i + 1 < count):
+                terms = self.module(part, seed, step / self.run.steps)
+                self.fabric.backward(torch.stack(list(terms.values())).sum() / count)
+            for name, value in terms.items():
+                total[name] = total.get(name, 0) + value.detach().float() / count
+        return total
+
+    def _shards(self, frames: Tensor, count: int) -> Iterator[Tensor]:
+        """Each shard meets the same buffers (normalisation statistics), which end as the mean of what all made of them."""
+        if self.run.shards == 1:
+            yield frames
+            return
+        before = [b.clone() for b in self.buffers]
+        change = [torch.zeros_like(b) for b in self.buffers]
+        for part in frames.chunk(count):
+            for buffer, old in zip(self.buffers, before, strict=True):
+                buffer.copy_(old)
+            yield part
+            for buffer, old, new in zip(self.buffers, before, change, strict=True):
+                new.add_(buffer - old) if buffer.is_floating_point() else None
+        for buffer, old, new in zip(self.buffers, before, change, strict=True):
+            if buffer.is_floating_point():
+                buffer.copy_(old + self.fabric.all_reduce(new, reduce_op="sum") / self.run.shards)
+
+    def _require_finite(self, step: int, losses: dict[str, float], sampler: Sampler) -> None:
+        if all(math.isfinite(v) for v in losses.values()):
+            return
+        what = "gradient" if math.isfinite(losses["loss"]) else "loss"
+        named = ", ".join(f"{k} {v:g}" for k, v in losses.items())
+        videos = ", ".join(dict.fromkeys(sampler.names(step)))
+        raise PixeltrailError(
+            f"training: step {step + 1}: the {what} is not finite ({named}) on {videos}; lower lr, or use fp32"
+        )
+
+
+class _Objective(nn.Module):
+    """The forward pass that is wrapped for several processes and mixed precision.
+
+    It takes whole numbers, because Fabric's mixed precision would round what is not to bfloat16 on the way in.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self.tracker = tracker
+
+    def forward(self, frames: Tensor, seed: int, progress: float) -> dict[str, Tensor]:
+        """(B, T, H, W, 3) uint8 -> the objective's terms."""
+        torch.manual_seed(seed)  # for layers that ask no generator, dropout for one
+        clip = frames.movedim(-1, 2).float() / 255
+        return self.tracker.objective(self.tracker, Batch(clip, torch.Generator().manual_seed(seed), progress=progress))
+
+
+def _fabric(run: Run, device: str, devices: int) -> Any:
+    """Lightning Fabric for ``devices`` processes, or those that torchrun started."""
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+    except ModuleNotFoundError:
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies import DDPStrategy
+
+    logging.getLogger(Fabric.__module__.removesuffix(".fabric")).setLevel(logging.WARNING)  # it greets on stderr
+    where = torch.device(device)
+    nodes = 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    world = devices * nodes
+    if world > 1 and where.index is not None:
+        raise InputError(f"device {device}: names one device, but there are {world} processes; give {where.type}")
+    if run.shards % world:
+        raise InputError(
+            f"recipe: shards is {run.shards}, which {world} processes cannot share out equally; take shards = {world}"
+        )
+    fabric = Fabric(
+        accelerator=where.type,
+        devices=devices if where.index is None else [where.index],
+        num_nodes=nodes,
+        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+        precision="bf16-mixed" if run.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _files(fabric: Any, run: Run, out: Path, first: int) -> Iterator[Log | None]:
+    """The run's folder, made ready by the first process; the others get None and write nothing."""
+    if not fabric.is_global_zero:
+        yield None
+        return
+    require_writable_folder(out)
+    remove_leftovers(out)
     write_text(out / "recipe.toml", to_toml(run))
-
-    with ThreadPoolExecutor(1) as loader, _stop_signals() as stopped, open(metrics, "a") as log:
-        upcoming = loader.submit(sampler.batch, first)
-        began = time.monotonic()
-        for step in range(first, run.steps):
-            batch = upcoming.result()
-            upcoming = loader.submit(sampler.batch, step + 1)
-            losses = _step(run, step, tracker, optimizer, batch, device)
-            _follow_average(average, tracker, min(run.ema, (step + 1) / (step + 10)))
-            log.write(json.dumps({"step": step + 1, **{k: round(v, 6) for k, v in losses.items()}}) + "\n")
-            if on_step:
-                on_step(step + 1, losses)
-            done = step + 1 == run.steps
-            if done or stopped or (step + 1) % run.save_every == 0:
-                log.flush()
-                card = _card(run, step + 1, sources, time.monotonic() - began)
-                weights.save(average, out / "last.safetensors", card, training=True)
-                _save_state(state, run, step + 1, tracker, average, optimizer)
-            if stopped and not done:
-                raise KeyboardInterrupt
-    return average
+    write_environment(out / "environment.json", fabric.world_size)
+    with closing(Log(out, first)) as log:
+        yield log
 
 
-def _step(
-    run: Run, step: int, tracker: Tracker, optimizer: torch.optim.Optimizer, frames: NDArray[np.uint8], device: str
-) -> dict[str, float]:
-    tracker.train()
-    for group in optimizer.param_groups:
-        group["lr"] = run.lr * _schedule(step, run)
-    clip = torch.from_numpy(np.ascontiguousarray(frames)).to(device).movedim(-1, 2).float() / 255
-    random = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-    batch = Batch(clip, random, progress=step / run.steps)
-    kind = torch.device(device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=run.precision == "bf16"):
-        terms: dict[str, Tensor] = tracker.objective(tracker, batch)
-    loss = torch.stack(list(terms.values())).sum()
-    if not bool(torch.isfinite(loss)):
-        named = ", ".join(f"{k} {float(v.detach()):g}" for k, v in terms.items())
-        raise PixeltrailError(f"training: step {step + 1}: the loss is not finite ({named}); lower lr, or use fp32")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in terms.items()}}
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _schedule(step: int, run: Run) -> float:
@@ -120,62 +261,28 @@ def _schedule(step: int, run: Run) -> float:
 
 
 @torch.no_grad()
-def _follow_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(now, 1 - decay)
-        else:
-            mean.copy_(now)
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    means, values = zip(*[(a, b) for a, b in pairs if a.is_floating_point()], strict=True)
+    torch._foreach_lerp_(list(means), list(values), 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)
 
 
-def _card(run: Run, step: int, sources: list[str], seconds: float) -> dict[str, Any]:
+def _card(run: Run, progress: Progress, sources: list[str]) -> dict[str, Any]:
     return {
         "method": run.method,
         "settings": dict(run.settings),
         "recipe": run.table(),
-        "steps": step,
-        "seconds": round(seconds),
+        "steps": progress.step,
+        "seconds": round(progress.seconds),
+        "waited": round(progress.waited / max(progress.seconds, 1e-9), 4),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "trained_on": sources,
         "labels": "none",
     }
-
-
-def _save_state(
-    path: Path, run: Run, step: int, tracker: Tracker, average: Tracker, optimizer: torch.optim.Optimizer
-) -> None:
-    tensors = {f"model.{k}": v for k, v in tracker.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for i, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    weights.save_tensors(tensors, path, {"step": step, "recipe": run.table()})
-
-
-def _load_state(path: Path, run: Run, tracker: Tracker, average: Tracker, optimizer: torch.optim.Optimizer) -> int:
-    card = weights.read_card(path)
-    theirs, ours = card.get("recipe", {}), json.loads(json.dumps(run.table()))
-    changed = [k for k in ours if theirs.get(k) != ours[k] and k not in ("workers", "save_every")]
-    if changed:
-        raise InputError(
-            f"{path}: was made with {changed[0]} = {theirs.get(changed[0])!r}, now it is {ours[changed[0]]!r}; "
-            "resume with the run's own recipe.toml"
-        )
-    tensors = weights.read_tensors(path)
-    for prefix, module in (("model.", tracker), ("average.", average)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            slots.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(card["step"])
-
-
-def _cut(metrics: Path, step: int) -> None:
-    lines = metrics.read_text().splitlines()[:step] if metrics.is_file() else []
-    write_text(metrics, "".join(line + "\n" for line in lines))
 
 
 @contextmanager
@@ -185,7 +292,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         received.append(number)
 
     try:

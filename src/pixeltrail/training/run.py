@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,7 +20,11 @@ class Run:
     ``size``: side of the square training crops, pixels. ``frames``: per clip, drawn from a ``span`` of (shortest,
     longest) seconds. ``crop``: (smallest, largest) side of the region that is cut out, as a share of the short side.
     ``rendered``: share of each batch that the project's own generator renders. ``ema``: decay of the averaged weights
-    that are saved. ``precision``: "bf16" (autocast) or "fp32".
+    that are saved. ``precision``: "bf16" (autocast) or "fp32". ``even``: the frames of a clip are evenly spaced, instead
+    of two ends and random middles. ``shards``: a batch is split in so many equal parts, each with its own normalisation
+    statistics, negatives and random generator; processes share them out, and a process works through its own one after
+    the other. ``clip_gradient``: largest norm of the gradient, 0 for none. ``workers``: loader processes, 0 for one
+    background thread. ``compile``: the encoder goes through ``torch.compile``. ``start``: a weights file to go on from.
     """
 
     method: str = "dul"
@@ -30,24 +35,42 @@ class Run:
     size: int = 128
     span: tuple[float, float] = (0.3, 1.6)
     crop: tuple[float, float] = (0.5, 0.9)
+    even: bool = False
     rendered: float = 0.0
+    shards: int = 1
     lr: float = 3e-4
     warmup: int = 200
     weight_decay: float = 1e-4
+    clip_gradient: float = 0.0
     ema: float = 0.998
     seed: int = 0
     workers: int = 0
     save_every: int = 500
     precision: str = "bf16"
+    compile: bool = False
     start: str = ""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "frames", "size", "save_every")
-        for name in positive:
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise InputError(f"recipe: {name} is {getattr(self, name)!r}, expected a whole number of at least 1")
-        if not self.lr > 0:
+        at_least = dict.fromkeys(("steps", "batch_size", "frames", "size", "save_every", "shards"), 1)
+        at_least |= dict.fromkeys(("seed", "workers", "warmup"), 0)
+        for name, low in at_least.items():
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= low):
+                raise InputError(
+                    f"recipe: {name} is {getattr(self, name)!r}, expected a whole number of at least {low}"
+                )
+        if not 0 < self.lr < math.inf:
             raise InputError(f"recipe: lr is {self.lr}, expected a number above 0")
+        for name in ("rendered", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"recipe: {name} is {getattr(self, name)}, expected a number from 0 to 1")
+        for name in ("weight_decay", "clip_gradient"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"recipe: {name} is {getattr(self, name)}, expected a number of at least 0")
+        if self.batch_size % self.shards:
+            raise InputError(
+                f"recipe: batch_size {self.batch_size} does not divide into {self.shards} shards; "
+                f"take a multiple of {self.shards}"
+            )
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"recipe: precision is {self.precision!r}; there are bf16, fp32")
         for name in ("span", "crop"):
