@@ -2,9 +2,14 @@
 
 import copy
 import json
+import multiprocessing
 import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -137,6 +142,51 @@ def test_a_loader_process_says_what_is_wrong_in_one_line(videos):
     for workers in (0, 1):
         with pytest.raises(InputError, match=r"^[^\n]*clip\d cannot be read[^\n]*remove the cache$"):
             next(feed(sampler(gone), range(3), range(2), workers))
+
+
+WITH_A_LOADER_PROCESS = """
+import multiprocessing, sys, time
+import numpy as np
+from pixeltrail.training.feed import feed
+
+class Frames:
+    def batch(self, step, rows):
+        return np.zeros((len(rows), 2, 8, 8, 3), np.uint8)
+
+if __name__ == "__main__":
+    batches = feed(Frames(), range(100), range(2), 1)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    if "wait" in sys.argv:
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("end", ["left", "killed"])
+def test_loader_processes_end_with_the_first_one(tmp_path, end):
+    """Whether it leaves with batches still coming, or is killed with -9: nothing waits, nothing stays."""
+    script = tmp_path / "loads.py"
+    script.write_text(WITH_A_LOADER_PROCESS)
+    how = ["wait"] if end == "killed" else []
+    main = subprocess.Popen([sys.executable, script, *how], stdout=subprocess.PIPE, text=True)
+    worker = int(main.stdout.readline())
+    if end == "killed":
+        main.kill()
+    assert main.wait(timeout=60) == (-signal.SIGKILL if end == "killed" else 0)
+    main.stdout.close()
+    until = time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_loader_process_that_dies_is_said(videos):
+    batches = feed(sampler(videos), range(50), range(2), 1)
+    next(batches)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(PixeltrailError, match="a loader process died"):
+        list(batches)
 
 
 def test_data_may_be_one_video_or_several(folder, tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,8 +20,8 @@ from torch import Tensor
 
 from pixeltrail.errors import PixeltrailError
 
-AHEAD = 2
-PATIENCE = 120.0  # seconds without a batch from loader processes before they are given up
+AHEAD = 2  # batches made ahead by each worker
+Maker = Callable[[int, range], NDArray[np.uint8]]
 
 
 class Sampler(Protocol):
@@ -33,42 +36,28 @@ class Sampler(Protocol):
 
 def feed(sampler: Sampler, steps: range, rows: range, workers: int) -> Generator[Tensor, None, None]:
     """(len(rows), T, H, W, 3) uint8 for each of ``steps``. Close it to stop the thread or the processes."""
-    made = _by_processes(sampler, steps, rows, workers) if workers else _by_a_thread(sampler, steps, rows)
-    for frames in made:
-        yield torch.from_numpy(np.ascontiguousarray(frames))
-
-
-def _by_a_thread(sampler: Sampler, steps: range, rows: range) -> Iterator[NDArray[np.uint8]]:
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(sampler.batch, step, rows) for step in steps[:AHEAD])
+    pool, make = _pool(sampler, workers)
+    ahead = AHEAD * max(workers, 1)
+    with pool:
+        coming = deque(pool.submit(make, step, rows) for step in steps[:ahead])
         try:
             for step in steps:
-                made = ahead.popleft().result()
-                if step + AHEAD in steps:
-                    ahead.append(pool.submit(sampler.batch, step + AHEAD, rows))
-                yield made
+                made = coming.popleft().result()
+                if step + ahead in steps:
+                    coming.append(pool.submit(make, step + ahead, rows))
+                yield torch.from_numpy(np.ascontiguousarray(made))
+        except BrokenProcessPool as error:
+            raise PixeltrailError(
+                "training: a loader process died (killed, or out of memory); try workers = 0, or fewer"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _by_processes(sampler: Sampler, steps: range, rows: range, workers: int) -> Iterator[NDArray[np.uint8]]:
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[NDArray[np.uint8] | PixeltrailError] = DataLoader(
-        _Steps(sampler, rows), sampler=steps, batch_size=None, collate_fn=_as_it_is, num_workers=workers,
-        multiprocessing_context=_context(), worker_init_fn=_ignore_signals, timeout=PATIENCE,
-    )  # fmt: skip
-    made = iter(loader)
-    for _ in steps:
-        try:
-            frames = next(made)
-        except RuntimeError as error:
-            raise PixeltrailError(
-                f"training: a loader process died ({str(error).splitlines()[0]}); try workers = 0"
-            ) from error
-        if isinstance(frames, PixeltrailError):
-            raise frames
-        yield frames
+def _pool(sampler: Sampler, workers: int) -> tuple[Executor, Maker]:
+    if not workers:
+        return ThreadPoolExecutor(1), sampler.batch
+    return ProcessPoolExecutor(workers, _context(), initializer=_start, initargs=(sampler,)), _make
 
 
 def _context() -> BaseContext:
@@ -80,22 +69,26 @@ def _context() -> BaseContext:
     return context
 
 
-class _Steps(torch.utils.data.Dataset[NDArray[np.uint8] | PixeltrailError]):
-    def __init__(self, sampler: Sampler, rows: range) -> None:
-        self.sampler, self.rows = sampler, rows
-
-    def __getitem__(self, step: int) -> NDArray[np.uint8] | PixeltrailError:
-        try:
-            return self.sampler.batch(step, self.rows)
-        except PixeltrailError as error:  # raised where its message stays one line
-            return error
+_sampler: Sampler  # of this loader process
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
-
-
-def _ignore_signals(_: int) -> None:
+def _start(sampler: Sampler) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach every process of the group; the first one alone decides."""
+    global _sampler
+    _sampler = sampler
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_the_first_process, daemon=True).start()
+
+
+def _leave_with_the_first_process() -> None:
+    """However it ends: a worker waiting for its next task would not notice."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _make(step: int, rows: range) -> NDArray[np.uint8]:
+    return _sampler.batch(step, rows)
