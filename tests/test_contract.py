@@ -15,6 +15,7 @@ from pixeltrail.errors import InputError, ShapeError, UnknownNameError, WeightsE
 from pixeltrail.evaluation.masks import jaccard
 from pixeltrail.geometry import cells_to_pixels, labels_to_cells
 from pixeltrail.memory import MemoryPolicy
+from pixeltrail.nets.resnet import BasicBlock, ResNet, trunk
 from pixeltrail.protocols import PRESETS, preset
 from pixeltrail.sessions import PointSession
 from pixeltrail.types import Batch, LabelMap, Points
@@ -130,6 +131,19 @@ def test_default_weights_are_small_and_say_where_they_come_from():
     assert card["licence"]
 
 
+def test_a_fused_encoder_is_two_stages_side_by_side():
+    fused, plain = trunk(width=8, fused=0.5).eval(), trunk(width=8).eval()
+    plain.load_state_dict(fused.state_dict())
+    shallow = ResNet(BasicBlock, (2, 2), widths=(8, 16), strides=(1, 2)).eval()
+    shallow.load_state_dict({k: v for k, v in fused.state_dict().items() if not k.startswith("layer3")})
+    x = torch.rand(1, 3, 40, 56)
+    with torch.inference_mode():
+        assert torch.equal(fused(x), torch.cat((plain(x), 0.5 * shallow(x)), 1))
+    assert fused.channels == 48
+    with pytest.raises(InputError, match="one size"):
+        trunk(stride=16, fused=0.5)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_any_encoder_runs_under_any_protocol(name, clip):
     tracker = small("dul")
@@ -175,6 +189,22 @@ class TestTracker:
         second = tracker.live()
         second.load_state(first.state())
         assert [np.array_equal(second.step(clip.frames[t]).ids, whole[t]) for t in range(3, 6)] == [True] * 3
+
+    def test_centred_embeddings_forget_what_all_cells_share(self, clip):
+        """A constant added to every embedding, large beside them, changes nothing; without centring it does."""
+        labels = LabelMap(clip.labels[0])
+
+        def ids(shift: float, centred: bool) -> list:
+            tracker = self.tracker(centred=centred)
+            tracker.encoder.register_forward_hook(lambda module, inputs, output: output + shift)
+            first = tracker.live()
+            found = [first.step(image, labels if t == 0 else None).ids for t, image in enumerate(clip.frames[:3])]
+            again = tracker.live()
+            again.load_state(first.state())  # the mean is part of what is kept
+            return [*found, again.step(clip.frames[3]).ids]
+
+        assert all(np.array_equal(a, b) for a, b in zip(ids(0, True), ids(4, True), strict=True))
+        assert not all(np.array_equal(a, b) for a, b in zip(ids(0, False), ids(4, False), strict=True))
 
     def test_frames_before_the_first_labels_are_empty_and_a_later_object_joins(self, clip):
         one = LabelMap(np.where(clip.labels[1] == 1, 1, 0).astype(np.uint8))

@@ -63,6 +63,7 @@ class Session:
         self.ids: list[int] = []  # the object of each value channel; channel 0 is the background
         self.size: tuple[int, int] | None = None
         self.rgb = torch.empty(0)  # the current frame (1, 3, H, W) in [0, 1]
+        self.mean = torch.empty(0)  # the first frame's mean embedding (1, C, 1, 1), if the protocol takes it off
 
     def features(self, image: Image) -> tuple[Tensor, tuple[int, int]]:
         """Embedding (1, C, h, w) and the size (H', W') of the picture that was embedded."""
@@ -80,12 +81,17 @@ class Session:
         work = self.work_size()
         if work != self.size:
             rgb = F.interpolate(rgb, work, mode="bilinear", antialias=True, align_corners=False)
-        return self.tracker.embed(rgb).float(), work
+        key = self.tracker.embed(rgb).float()
+        if self.tracker.protocol.centred:
+            if not len(self.mean):
+                self.mean = key.mean((2, 3), keepdim=True)
+            key = key - self.mean
+        return key, work
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later ``load_state`` needs to go on as if nothing had happened."""
         own = {"ids": torch.tensor(self.ids, dtype=torch.int64), "clock": torch.tensor([self.index, self.born])}
-        own["size"] = torch.tensor(self.size or (0, 0))
+        own |= {"size": torch.tensor(self.size or (0, 0)), "mean": self.mean}
         return own | {f"bank.{k}": v for k, v in self.bank.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -94,6 +100,7 @@ class Session:
         self.index, self.born = (int(i) for i in state["clock"])
         height, width = (int(i) for i in state["size"])
         self.size = (height, width) if height else None
+        self.mean = state["mean"].to(self.tracker.device)
         self.bank.load_state({k.removeprefix("bank."): v for k, v in state.items() if k.startswith("bank.")})
 
     def work_size(self) -> tuple[int, int]:

@@ -31,7 +31,8 @@ class Protocol:
     frames are first searched with a dilated window, then looked at again around what was found (MAST). ``size``: the
     short side in pixels at which frames are embedded, None for their own. ``guided``: snap the decision to the edges of
     the picture with a guided filter; what is carried on stays as it is. ``boxes``: each object's mask is looked for in a
-    box that follows it (UVC), for an affinity without a radius.
+    box that follows it (UVC), for an affinity without a radius. ``centred``: the mean embedding of the first frame is
+    taken off all embeddings, since what all cells have in common tells none from another.
 
     Raises:
         InputError: boxes and a radius.
@@ -45,6 +46,7 @@ class Protocol:
     size: int | None = None
     guided: bool = False
     boxes: bool = False
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if self.boxes and self.affinity.radius is not None:

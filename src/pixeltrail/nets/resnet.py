@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from pixeltrail.errors import InputError
@@ -82,7 +83,8 @@ class ResNet(nn.Module):
 
     ``widths`` and ``strides`` have one entry per stage ``layer1``, ``layer2``, ...; leaving stages out cuts the network
     short. ``pool`` keeps the max-pool behind the first convolution. ``head`` > 0 adds a 3×3 convolution with bias to so
-    many channels (CorrFlow, MAST).
+    many channels (CorrFlow, MAST). ``fused`` > 0 appends the output of the stage before the last, times ``fused``: finer,
+    less invariant channels beside the others (hypercolumns, Hariharan et al., CVPR 2015).
     """
 
     def __init__(
@@ -94,11 +96,14 @@ class ResNet(nn.Module):
         strides: tuple[int, ...],
         pool: bool = True,
         head: int = 0,
+        fused: float = 0.0,
         padding_mode: Padding = "zeros",
     ) -> None:
         super().__init__()
         if not len(depths) >= len(widths) == len(strides):
             raise ValueError(f"expected one width and one stride a stage, got {widths} and {strides}")
+        if fused and (len(widths) < 2 or strides[-1] != 1):
+            raise InputError(f"encoder: stages of one size can be fused, but the last one's stride is {strides[-1]}")
         self.conv1 = _conv(3, widths[0], 7, 2, 1, padding_mode)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
@@ -115,16 +120,19 @@ class ResNet(nn.Module):
             self.stride *= stride
         self.stages = tuple(stages)
         self.head: nn.Module = nn.Conv2d(inputs, head, 3, 1, 1) if head else nn.Identity()
-        self.channels = head or inputs
+        self.fused = fused
+        self.channels = (head or inputs) + (widths[-2] * block.expansion if fused else 0)
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and name != "head":  # He would saturate the softmax over its dot products
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        before = x
         for stage in self.stages:
-            x = getattr(self, stage)(x)
-        return self.head(x)  # type: ignore[no-any-return]
+            before, x = x, getattr(self, stage)(x)
+        x = self.head(x)
+        return torch.cat((x, self.fused * before), 1) if self.fused else x
 
 
 def resnet18(*, stride: int = 8, width: int = 64, head: int = 0, padding_mode: Padding = "zeros") -> ResNet:
@@ -146,16 +154,18 @@ def resnet18(*, stride: int = 8, width: int = 64, head: int = 0, padding_mode: P
     raise ValueError(f"ResNet-18 trackers have stride 4 or 8, got {stride}")
 
 
-def trunk(*, depth: int = 18, stride: int = 8, width: int = 64, padding_mode: Padding = "zeros") -> ResNet:
+def trunk(
+    *, depth: int = 18, stride: int = 8, width: int = 64, fused: float = 0.0, padding_mode: Padding = "zeros"
+) -> ResNet:
     """The first three stages of a ResNet of ``depth`` 10, 18 or 34, max-pool kept: 4 · ``width`` channels at ``stride`` 4,
-    8 or 16. InputError for others. The default is that of ``resnet18``."""
+    8 or 16, and 2 · ``width`` more if ``fused``. InputError for others. The default is that of ``resnet18``."""
     blocks = {10: (1, 1, 1), 18: (2, 2, 2), 34: (3, 4, 6)}
     strides = {4: (1, 1, 1), 8: (1, 2, 1), 16: (1, 2, 2)}
     if depth not in blocks or stride not in strides:
         raise InputError(f"encoder: depth {depth}, stride {stride}; there are depths 10, 18, 34 and strides 4, 8, 16")
     return ResNet(
         BasicBlock, blocks[depth], widths=(width, 2 * width, 4 * width), strides=strides[stride],
-        padding_mode=padding_mode,
+        fused=fused, padding_mode=padding_mode,
     )  # fmt: skip
 
 
