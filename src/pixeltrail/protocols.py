@@ -17,6 +17,12 @@ from pixeltrail.tracker import Protocol
 FIRST_AND_7 = MemoryPolicy(anchors=(0,), recent=7)
 FIRST_AND_20 = MemoryPolicy(anchors=(0,), recent=20)
 UVC = Protocol(affinity=Affinity(topk=5, renormalize=False, joint=False), policy=FIRST_AND_7, stretch=True, size=480)
+DIFT = Protocol(
+    affinity=Affinity(radius=15, temperature=0.2, normalize=True, topk=15),
+    policy=MemoryPolicy(anchors=(0,), recent=28),
+    stretch=True,
+    size=480,
+)
 
 PRESETS: dict[str, Protocol] = {
     # Lai & Xie 2019, benchmark.py: the frame before, a 13×13 window, hard labels.
@@ -56,6 +62,17 @@ PRESETS: dict[str, Protocol] = {
         stretch=True,
         size=480,
     ),
+    # Siméoni et al. 2025, segmentation_tracking.ipynb: frames of 960, stride 16, a circle.
+    # Departure: our circle is open at 12 cells, theirs closed: four cells of 441.
+    "dinov3": Protocol(
+        affinity=Affinity(radius=12, circle=True, temperature=0.2, normalize=True, topk=5),
+        policy=FIRST_AND_7,
+        stretch=True,
+        size=960,
+    ),
+    # Tang et al. 2023, README: DINO's script with features of Stable Diffusion, and with those of ADM.
+    "dift": DIFT,
+    "dift-adm": replace(DIFT, affinity=replace(DIFT.affinity, temperature=0.1, topk=10)),
 }
 
 
@@ -76,3 +93,26 @@ def at_quality(protocol: Protocol, quality: str) -> Protocol:
         raise UnknownNameError(unknown("quality", quality, QUALITIES))
     size, recent = QUALITIES[quality]
     return replace(protocol, size=size, policy=replace(protocol.policy, recent=recent))
+
+
+def adjusted(
+    protocol: Protocol,
+    *,
+    recent: int | None = None,
+    radius: int | None = None,
+    topk: int | None = None,
+    temperature: float | None = None,
+) -> Protocol:
+    """``protocol`` with some of what papers vary between benchmarks changed; radius 0: the whole frame, topk 0: all.
+
+    Raises InputError for values out of range.
+    """
+    affinity = protocol.affinity
+    if radius is not None:
+        affinity = replace(affinity, radius=radius or None, circle=affinity.circle and radius > 0)
+    if topk is not None:
+        affinity = replace(affinity, topk=topk or None)
+    if temperature is not None:
+        affinity = replace(affinity, temperature=temperature)
+    policy = protocol.policy if recent is None else replace(protocol.policy, recent=recent)
+    return replace(protocol, affinity=affinity, policy=policy)

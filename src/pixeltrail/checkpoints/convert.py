@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pixeltrail import catalogue, weights
+from pixeltrail import catalogue, flow_networks, weights
+from pixeltrail.checkpoints import flow
 from pixeltrail.checkpoints.names import FAMILIES, prefix, recognise, rename, summary
-from pixeltrail.checkpoints.pickles import Opaque, Stored
-from pixeltrail.checkpoints.reader import Checkpoint, open_checkpoint, shown
+from pixeltrail.checkpoints.reader import fitting, open_checkpoint, shown
 from pixeltrail.errors import InputError, UnknownNameError, WeightsError
 from pixeltrail.tracker import Tracker
 
@@ -28,10 +27,21 @@ class Converted:
     card: dict[str, Any]
 
 
-def convert(source: Path, out: Path, family: str = "") -> Converted:
-    """Read ``source``, fill the network of its family, and write it to ``out`` with a card. Raises as `read`."""
+def convert(source: Path, out: Path, family: str = "") -> Converted | flow.Converted:
+    """Read ``source``, fill the network of its family, and write it to ``out`` with a card. Raises as `read`.
+
+    ``family`` is one of `names.FAMILIES`, for trackers, or of `flow.FAMILIES`; by its key names if not given. SpyNet's
+    Torch7 files, one per level, are named by their folder, or by one of them.
+    """
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: expected a name that ends in .safetensors")
+    if family and family not in FAMILIES | flow.FAMILIES:
+        raise UnknownNameError(catalogue.unknown("family", family, FAMILIES | flow.FAMILIES))
+    if family not in FAMILIES:
+        network = flow.read(source, family)
+        if network is not None:
+            flow_networks.save(network.network, out, network.card)
+            return network
     converted = read(source, family)
     weights.save(converted.tracker, out, converted.card)
     return converted
@@ -53,7 +63,8 @@ def read(source: Path, family: str = "") -> Converted:
         if not family:
             some = ", ".join(map(shown, list(state)[:3]))
             raise WeightsError(
-                f"{source}: is of no tracker known here (it names {some}); known are {', '.join(FAMILIES)}"
+                f"{source}: is of no network known here (it names {some}); known are "
+                f"{', '.join(FAMILIES | flow.FAMILIES)}"
             )
         names = _names(source, family, list(state))
         settings = dict(FAMILIES[family].settings)
@@ -72,7 +83,7 @@ def read(source: Path, family: str = "") -> Converted:
             elif name not in names:
                 raise WeightsError(f"{source}: lacks {name} of {_network(family, settings)}")
             else:
-                tensors[name] = _tensor(checkpoint, names[name], state[names[name]], like)
+                tensors[name] = fitting(checkpoint, names[name], state[names[name]], like)
         tracker.encoder.load_state_dict(tensors)
         ours = {key: name for name, key in names.items()}
         left = [ours.get(key, key.removeprefix("module.")) for key in state if ours.get(key) not in expected]
@@ -99,22 +110,6 @@ def _names(source: Path, family: str, keys: list[str]) -> dict[str, str]:
         return rename(keys, FAMILIES[family], where)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}; it is of no {FAMILIES[family].title}") from error
-
-
-def _tensor(checkpoint: Checkpoint, key: str, stored: Stored | Opaque, like: Tensor) -> Tensor:
-    """A tensor of the file as the network wants it: convolutions over one frame (TimeCycle) lose their third axis."""
-    where = f"{checkpoint.path}: {shown(key)}"
-    if isinstance(stored, Opaque):
-        raise WeightsError(f"{where} is a {shown(stored.name)}, expected a tensor; save the network's state_dict()")
-    if stored.storage.dtype.is_floating_point != like.dtype.is_floating_point or stored.storage.dtype.is_complex:
-        raise WeightsError(f"{where} is {stored.storage.dtype}, the network expects {like.dtype}")
-    shape = stored.shape[:2] + stored.shape[3:] if len(stored.shape) == 5 and stored.shape[2] == 1 else stored.shape
-    if shape != like.shape:
-        raise WeightsError(f"{where} is {stored.shape}, the network expects {tuple(like.shape)}")
-    tensor = checkpoint.load(stored).reshape(shape).to(like.dtype)
-    if not bool(torch.isfinite(tensor).all()):
-        raise WeightsError(f"{where} holds NaN or infinity; the file is damaged or training diverged")
-    return tensor
 
 
 def _network(family: str, settings: dict[str, Any]) -> str:

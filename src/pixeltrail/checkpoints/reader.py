@@ -1,4 +1,4 @@
-"""PyTorch's files: the zip format (since 1.6) and the one before it (a few pickles, then the numbers).
+"""PyTorch's files: the zip format (since 1.6) and the one before it (a few pickles, then the numbers), and Torch7's.
 
 Nothing in a file is executed or extracted; see `pickles`. What a file declares is compared with its size before memory
 is taken, and only the tensors that are asked for are read.
@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pixeltrail.checkpoints.pickles import Opaque, Storage, Stored, interpret
+from pixeltrail.checkpoints import torch7
+from pixeltrail.checkpoints.pickles import Storage, Stored, interpret
 from pixeltrail.errors import InputError, WeightsError
+from pixeltrail.pickles import Opaque
 
 MAX_BYTES = 4 << 30
 MAX_PICKLE = 64 << 20
@@ -74,8 +76,8 @@ class Checkpoint:
 
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
-    """Open a file that ``torch.save`` wrote. Raises ``InputError`` if there is none, ``WeightsError`` if it is damaged,
-    hostile, or something else."""
+    """Open a file that ``torch.save`` wrote, PyTorch's or Torch7's. Raises ``InputError`` if there is none,
+    ``WeightsError`` if it is damaged, hostile, or something else."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a PyTorch checkpoint (.pth, .pt, .tar)")
     try:
@@ -92,11 +94,30 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
                 root, fetch = _open_zip(file)
             elif start.startswith(b"\x80"):
                 root, fetch = _open_legacy(file)
+            elif start.startswith(torch7.STARTS):
+                root, fetch = _open_torch7(file)
             elif start[257:262] == b"ustar":
                 raise ValueError("it is a tar file of 2017; load it with PyTorch and save it again")
             else:
                 raise ValueError("no file of torch.save begins like this")
         yield Checkpoint(path, root, fetch)
+
+
+def fitting(checkpoint: Checkpoint, key: str, stored: Stored | Opaque, like: Tensor) -> Tensor:
+    """A tensor of the file as the network wants it: convolutions over one frame (TimeCycle) lose their third axis.
+    WeightsError, before anything is read, where it does not fit."""
+    where = f"{checkpoint.path}: {shown(key)}"
+    if isinstance(stored, Opaque):
+        raise WeightsError(f"{where} is a {shown(stored.name)}, expected a tensor; save the network's state_dict()")
+    if stored.storage.dtype.is_floating_point != like.dtype.is_floating_point or stored.storage.dtype.is_complex:
+        raise WeightsError(f"{where} is {stored.storage.dtype}, the network expects {like.dtype}")
+    shape = stored.shape[:2] + stored.shape[3:] if len(stored.shape) == 5 and stored.shape[2] == 1 else stored.shape
+    if shape != like.shape:
+        raise WeightsError(f"{where} is {stored.shape}, the network expects {tuple(like.shape)}")
+    tensor = checkpoint.load(stored).reshape(shape).to(like.dtype)
+    if not bool(torch.isfinite(tensor).all()):
+        raise WeightsError(f"{where} holds NaN or infinity; the file is damaged or training diverged")
+    return tensor
 
 
 def shown(name: str) -> str:
@@ -175,6 +196,16 @@ def _open_legacy(file: _Wary) -> tuple[object, Fetch]:
 
     def fetch(storage: Storage) -> bytes:
         file.seek(places[storage.key])
+        return file.exactly(storage.nbytes)
+
+    return root, fetch
+
+
+def _open_torch7(file: _Wary) -> tuple[object, Fetch]:
+    root = torch7.interpret(file)
+
+    def fetch(storage: Storage) -> bytes:
+        file.seek(int(storage.key))
         return file.exactly(storage.nbytes)
 
     return root, fetch

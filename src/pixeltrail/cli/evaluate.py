@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from pixeltrail.cli.shared import (
-    Device,
-    Method,
-    OptionalFile,
-    OptionalFolder,
-    Published,
-    Quality,
-    Threads,
-    prepared,
-    progress_bar,
-)  # fmt: skip
-from pixeltrail.errors import InputError
+from pixeltrail.cli.benchmarks import BadjaTask, BoxesTask, JhmdbTask, TapVidTask, VipTask, YouTubeVosTask
+from pixeltrail.cli.evaluate_flow import FlowTask
+from pixeltrail.cli.scoring import Scoring, names
+from pixeltrail.cli.shared import OptionalFolder, progress_bar
+
+if TYPE_CHECKING:
+    from pixeltrail.evaluation.report import Draw
 
 
 @dataclass(frozen=True)
-class DavisTask:
+class DavisTask(Scoring):
     """DAVIS 2016 and 2017: J and F by object, by sequence and overall, by the official definition."""
 
     root: Positional[Path]
@@ -33,63 +27,30 @@ class DavisTask:
     """Names separated by commas, or a file with one name a line."""
     split: Annotated[str, arg(metavar="SPLIT", help_behavior_hint="(default: 2017/val, 2016/val or the only one)")] = ""
     """A list in ImageSets, such as 2017/val."""
-    method: Method = "default"
-    """default, a .safetensors file, a method's name, your own Python file, or a baseline: identity, farneback, dis,
-    colour."""
     results: OptionalFolder = None
     """Score the masks in this folder (SEQUENCE/00000.png ...) instead of running a method."""
-    protocol: Published = ""
-    """Run as published."""
-    quality: Quality = ""
-    """Speed preset."""
-    out: OptionalFile = None
-    """Write the report as JSON."""
-    device: Device = "cpu"
-    """cpu, cuda, cuda:1, mps."""
-    threads: Threads = 0
-    """Processor threads."""
 
     def run(self) -> int:
-        import json
-
-        from rich.console import Console
-
         from pixeltrail.data.davis import Davis
-        from pixeltrail.data.files import require_writable_folder, write_text
         from pixeltrail.evaluation.report import evaluate_masks, evaluate_results
 
-        if self.out is not None:
-            if self.out.is_dir():
-                raise InputError(f"{self.out}: is a folder; name a file for the report, such as report.json")
-            require_writable_folder(self.out.absolute().parent)
-        dataset = Davis(self.root, self._names(), split=self.split or None)
+        self.check()
+        draw = self._draw()
+        dataset = Davis(self.root, names(self.sequences), split=self.split or None)
         with progress_bar() as show:
             if self.results is not None:
-                report = evaluate_results(self.results, dataset, on_frame=show, settings={"results": str(self.results)})
+                settings = {"results": str(self.results)}
+                report = evaluate_results(self.results, dataset, on_frame=show, settings=settings, draw=draw)
             else:
-                from pixeltrail.predictors import predictor
+                made = self.contender()
+                report = evaluate_masks(made.masks, dataset, on_frame=show, settings=made.settings, draw=draw)
+        return self.finish(report)
 
-                device = prepared(self.device, self.threads)
-                predict, settings = predictor(self.method, protocol=self.protocol, quality=self.quality, device=device)
-                report = evaluate_masks(predict, dataset, on_frame=show, settings=settings)
-        Console().print(report.table())
-        if self.out is not None:
-            write_text(self.out, json.dumps(report.json(), indent=1) + "\n")
-        return 0
+    def _draw(self) -> Draw | None:
+        """How the worst frames are drawn, if a report is to show them."""
+        from pixeltrail.visual.overlay import overlay
 
-    def _names(self) -> list[str] | None:
-        if not self.sequences:
-            return None
-        text = self.sequences.replace(",", "\n")
-        if os.path.isfile(self.sequences):
-            try:
-                text = Path(self.sequences).read_text("utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{self.sequences}: is no text ({error}); write one sequence name a line") from None
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        if not names:
-            raise InputError(f"--sequences {self.sequences}: names no sequence; separate names by commas")
-        return names
+        return overlay if self.report or self.out else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +58,7 @@ class ListTask:
     """Name the data sets."""
 
     def run(self) -> int:
-        print("davis")
+        print("davis youtube-vos vip jhmdb badja tapvid boxes flow".replace(" ", "\n"))
         return 0
 
 
@@ -105,7 +66,17 @@ class ListTask:
 class Evaluate:
     """Score a method, or masks on the disk, by a data set's official metrics."""
 
-    dataset: OmitSubcommandPrefixes[Annotated[DavisTask, subcommand("davis")] | Annotated[ListTask, subcommand("list")]]
+    dataset: OmitSubcommandPrefixes[
+        Annotated[DavisTask, subcommand("davis")]
+        | Annotated[YouTubeVosTask, subcommand("youtube-vos")]
+        | Annotated[VipTask, subcommand("vip")]
+        | Annotated[JhmdbTask, subcommand("jhmdb")]
+        | Annotated[BadjaTask, subcommand("badja")]
+        | Annotated[TapVidTask, subcommand("tapvid")]
+        | Annotated[BoxesTask, subcommand("boxes")]
+        | Annotated[FlowTask, subcommand("flow")]
+        | Annotated[ListTask, subcommand("list")]
+    ]
 
     def run(self) -> int:
         code: int = self.dataset.run()

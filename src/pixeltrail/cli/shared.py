@@ -25,9 +25,11 @@ Method = Annotated[str, arg(metavar="METHOD")]
 Published = Annotated[
     str,
     arg(
-        metavar="{corrflow,mast,timecycle,uvc,uvc-boxes,crw,vfs,dino}", help_behavior_hint="(default: the method's own)"
+        metavar="{corrflow,mast,timecycle,uvc,uvc-boxes,crw,vfs,dino,dinov3,dift,dift-adm}",
+        help_behavior_hint="(default: the method's own)",
     ),
 ]
+Encoder = Annotated[str, arg(metavar="FILE.py:NAME", help_behavior_hint="")]
 Quality = Annotated[str, arg(metavar="{fast,balanced,best}", help_behavior_hint="(default: the method's own)")]
 Device = Annotated[str, arg(metavar="DEVICE")]
 Threads = Annotated[int, arg(metavar="N", help_behavior_hint="(default: one for each core)")]

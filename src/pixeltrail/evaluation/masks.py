@@ -140,6 +140,11 @@ class SequenceScore:
         self.frames += 1
 
     @property
+    def latest(self) -> list[tuple[float, float]]:
+        """J and F of each object in the frame that was added last; none after the first frame."""
+        return self._scores[-1] if self._scores else []
+
+    @property
     def values(self) -> NDArray[np.float64]:
         """(n, N, 2): J and F of the n scored frames (second to last but one) and N objects."""
         return np.asarray(self._scores[:-1], np.float64).reshape(-1, self.objects, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
 Ids = NDArray[np.uint8]
 Predict = Callable[[Iterator[Image], LabelMap], Iterable[Ids]]
 OnFrame = Callable[[str, int, int], None]
+Draw = Callable[[Image, Ids], Image]
+"""A frame and ids over it as a picture of the frame's size; ``pixeltrail.visual.overlay.overlay`` is one."""
 
 MEASURES = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "J&F")
 WORST = 10
+PICTURES = 12
+PICTURE_WIDTH = 400
 
 
 class MaskSequence(Protocol):
@@ -50,6 +56,9 @@ class Report:
     its objects, the number of ``frames`` and ``seconds_per_frame`` of the method, reading of the frames included.
     ``per_frame``: the ten worst of all scored masks by (J + F) / 2, as ``sequence``, ``object``, ``frame``, J, F.
     ``settings``: whatever says how the masks were made. A value that is not defined (no frame was scored) is NaN.
+    ``curves``: a dict per object with ``sequence``, ``object``, and J and F of all its scored frames, from frame 1 on.
+    ``pictures``: the worst mask of each of the twelve worst objects, as those of ``per_frame``, with ``picture``, a JPEG
+    as a data URI: the prediction left, the truth right. None unless the evaluation was told how to draw.
     """
 
     overall: dict[str, float]
@@ -57,11 +66,13 @@ class Report:
     objects: list[dict[str, Any]]
     per_frame: list[dict[str, Any]]
     settings: dict[str, Any] = field(default_factory=dict)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """The same, ready for ``json.dump``: NaN as None."""
-        fields = ("overall", "sequences", "objects", "per_frame", "settings")
-        return {name: _plain(getattr(self, name)) for name in fields}
+        fields = ("overall", "sequences", "objects", "per_frame", "settings", "curves", "pictures")
+        return {name: plain(getattr(self, name)) for name in fields}
 
     def table(self) -> Table:
         """One line per sequence and one for all, for a rich console."""
@@ -84,14 +95,15 @@ def evaluate_masks(
     *,
     on_frame: OnFrame | None = None,
     settings: Mapping[str, Any] | None = None,
+    draw: Draw | None = None,
 ) -> Report:
     """Run ``predict(frames, first true mask)`` on every sequence and score the (H, W) uint8 ids that it yields.
 
     It gives one map per frame, frame 0 first. Masks are scored as they come, so memory does not grow with the length of
-    a sequence. ``on_frame(sequence, frames done, frames)`` is called after each. Raises InputError when the number or
-    the size of the masks is wrong, or an id is none of the first mask's.
+    a sequence. ``on_frame(sequence, frames done, frames)`` is called after each. ``draw`` makes the report's pictures.
+    Raises InputError when the number or the size of the masks is wrong, or an id is none of the first mask's.
     """
-    board = _Board(on_frame)
+    board = _Board(on_frame, draw)
     for sequence in dataset:
         board.score(sequence, sequence.name, predict(sequence.images(), sequence.first()), timed=True)
     return board.report(settings)
@@ -103,9 +115,10 @@ def evaluate_results(
     *,
     on_frame: OnFrame | None = None,
     settings: Mapping[str, Any] | None = None,
+    draw: Draw | None = None,
 ) -> Report:
     """Score masks on the disk, ``folder/SEQUENCE/00000.png`` ...; otherwise as ``evaluate_masks``, without times."""
-    board = _Board(on_frame)
+    board = _Board(on_frame, draw)
     for sequence in dataset:
         board.score(sequence, str(Path(folder) / sequence.name), sequence.results(folder), timed=False)
     return board.report(settings)
@@ -114,21 +127,28 @@ def evaluate_results(
 class _Board:
     """Collects the scores of one run."""
 
-    def __init__(self, on_frame: OnFrame | None) -> None:
-        self.on_frame = on_frame
+    def __init__(self, on_frame: OnFrame | None, draw: Draw | None) -> None:
+        self.on_frame, self.draw = on_frame, draw
         self.sequences: list[dict[str, Any]] = []
         self.objects: list[dict[str, Any]] = []
         self.frames: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+        self.pictures: list[dict[str, Any]] = []
 
     def score(self, sequence: MaskSequence, source: str, masks: Iterable[Ids], *, timed: bool) -> None:
         score, clock = SequenceScore(source), _Clock()
         names = sequence.frame_names
+        worst: dict[int, _Frame] = {}  # of each object
         for ids, truth in zip_longest(clock(masks), sequence.truth()):
             if ids is None or truth is None:
                 gave = "fewer" if ids is None else "more"
                 raise InputError(f"{source}: frame {score.frames}: {gave} masks than the {len(names)} frames; "
                                  "one mask per frame is needed")  # fmt: skip
             score.add(ids, truth)
+            if self.draw and score.frames < len(names):  # the last frame is not scored
+                for k, (j, f) in enumerate(score.latest, 1):
+                    if k not in worst or j + f < worst[k].j + worst[k].f:
+                        worst[k] = _Frame(score.frames - 1, j, f, ids, truth)
             if self.on_frame:
                 self.on_frame(sequence.name, score.frames, len(names))
         rows = [
@@ -144,10 +164,59 @@ class _Board:
             for t, objects in enumerate(score.values, 1)
             for k, (j, f) in enumerate(objects, 1)
         ]
-        self.frames = sorted(self.frames, key=lambda row: row["J"] + row["F"])[:WORST]
+        self.frames = sorted(self.frames, key=_goodness)[:WORST]
+        self.curves += [
+            {"sequence": sequence.name, "object": k + 1, "J": j.tolist(), "F": f.tolist()}
+            for k, (j, f) in enumerate(score.values.transpose(1, 2, 0))
+        ]
+        if self.draw:
+            self._draw(sequence, worst, self.draw)
+
+    def _draw(self, sequence: MaskSequence, worst: dict[int, _Frame], draw: Draw) -> None:
+        """Add pictures of the worst frames, for which the sequence's frames are read once more."""
+        names, wanted = sequence.frame_names, {frame.t for frame in worst.values()}
+        for t, image in enumerate(sequence.images() if wanted else ()):
+            for k, frame in worst.items():
+                if frame.t == t:
+                    both = (np.where(ids == k, ids, 0).astype(np.uint8) for ids in (frame.ids, frame.truth))
+                    row = {"sequence": sequence.name, "object": k, "frame": names[t], "J": frame.j, "F": frame.f}
+                    self.pictures.append({**row, "picture": _jpeg([draw(image, ids) for ids in both])})
+            if t == max(wanted):
+                break
+        self.pictures = sorted(self.pictures, key=_goodness)[:PICTURES]
 
     def report(self, settings: Mapping[str, Any] | None) -> Report:
-        return Report(_means(self.objects), self.sequences, self.objects, self.frames, dict(settings or {}))
+        return Report(
+            _means(self.objects), self.sequences, self.objects, self.frames, dict(settings or {}), self.curves,
+            self.pictures,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """One frame, J and F of one of its objects, and the masks of all: predicted and true ids (H, W)."""
+
+    t: int
+    j: float
+    f: float
+    ids: Ids
+    truth: Ids
+
+
+def _goodness(row: Mapping[str, Any]) -> float:
+    return float(row["J"] + row["F"])
+
+
+def _jpeg(images: list[Image]) -> str:
+    """Pictures of one size side by side, each ``PICTURE_WIDTH`` wide, as a JPEG in a data URI."""
+    import PIL.Image
+
+    height, width = images[0].shape[:2]
+    size = (PICTURE_WIDTH, max(1, round(height * PICTURE_WIDTH / width)))
+    small = [np.asarray(PIL.Image.fromarray(image).resize(size)) for image in images]
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.concatenate(small, 1)).save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 class _Clock:
@@ -181,9 +250,10 @@ def _cells(row: Mapping[str, float]) -> list[str]:
     return ["" if math.isnan(row[m]) else f"{row[m]:.3f}" for m in MEASURES]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: NaN and infinity as None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
