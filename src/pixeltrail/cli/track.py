@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from pixeltrail.cli.shared import (
     Device,
+    Encoder,
     Folder,
     Method,
     OptionalFile,
@@ -24,6 +26,8 @@ from pixeltrail.errors import InputError
 
 if TYPE_CHECKING:
     from pixeltrail.data.video import FrameSource
+    from pixeltrail.flow.chain import FlowTracker
+    from pixeltrail.tracker import Tracker
     from pixeltrail.types import LabelMap, Points
 
 
@@ -48,6 +52,8 @@ class Track:
     times."""
     method: Method = "default"
     """default, a .safetensors file, a method's name, or your own Python file."""
+    encoder: Encoder = ""
+    """Your own features instead: FILE.py:FUNCTION or MODULE:FUNCTION, with an attribute stride."""
     protocol: Published = ""
     """Run as published."""
     quality: Quality = ""
@@ -62,6 +68,14 @@ class Track:
     """Also write each pixel's confidence, OUT/confidence/*.png."""
     overlay: Annotated[bool, arg(help_behavior_hint="")] = True
     """Write no OUT/overlay.mp4."""
+    format: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(
+            metavar="{coco,mot,mots,cvat,youtubevos,labelstudio,labelme,tapvid,csv,yolo,npz,...}", help_behavior_hint=""
+        ),
+    ] = ()
+    """Also write the results in the format of another program, as OUT/coco.json, OUT/mot and so on; may be given
+    several times."""
     device: Device = "cpu"
     """cpu, cuda, cuda:1, mps."""
     threads: Threads = 0
@@ -76,26 +90,63 @@ class Track:
 
         if sum(map(bool, (self.labels, self.points, self.box))) != 1:
             raise InputError("track: give one of --labels FILE, --points FILE or --box X1,Y1,X2,Y2")
+        if self.encoder and self.adapt is not None:
+            raise InputError("--adapt trains a method; --encoder is used as it is: give one of them")
         source = open_frames(self.video)
         given = self._given(source)
 
         from pixeltrail.jobs import require_apart, track_video
-        from pixeltrail.predictors import describe, load_tracker
 
+        for format in self.format:
+            self._require_free(format)
         require_apart(self.out, [Path(_at(text)[0]) for text in self.labels] + ([self.points] if self.points else []))
         device = prepared(self.device, self.threads)
         with progress_bar() as show:
             method = self.method if self.adapt is None else self._adapted(self.adapt, device, show)
-            tracker = load_tracker(method, protocol=self.protocol, quality=self.quality, device=device)
-            settings = {"method": self.method, **describe(tracker, method)}
+            tracker, settings = self._tracker(method, device)
             summary = track_video(
                 tracker, source, self.out, given, settings=settings, direction=self.direction,
                 resume=self.resume, with_overlay=self.overlay, with_confidence=self.confidence, on_frame=show,
             )  # fmt: skip
+        if self.format:
+            from pixeltrail.exchange import write_beside
+
+            for note in write_beside(self.out, self.format, source):
+                print(note, file=sys.stderr)
         print(f"{summary.frames} frames -> {self.out}")
         if summary.problem:
             raise summary.problem
         return 0
+
+    def _tracker(self, method: str, device: str) -> tuple[Tracker | FlowTracker, dict[str, Any]]:
+        """What is to track, and what results depend on besides the video."""
+        from pixeltrail.jobs.motion import flow_tracker
+        from pixeltrail.predictors import describe, load_tracker
+
+        flow = None if self.encoder else flow_tracker(method, device=device)
+        if flow is not None:
+            if self.protocol or self.quality:
+                raise InputError(
+                    f"--method {method}: is a flow and has no protocol; leave --protocol and --quality out"
+                )
+            return flow, {"method": self.method, **flow.settings}
+        tracker = load_tracker(
+            method, protocol=self.protocol, quality=self.quality, encoder=self.encoder, device=device
+        )
+        return tracker, {"method": self.encoder or self.method, **describe(tracker, self.encoder or method)}
+
+    def _require_free(self, format: str) -> None:
+        """Refuse, before the work begins, a format that is unknown or cannot hold the results, and to write over what
+        another program made."""
+        from pixeltrail.exchange import WRITERS, beside
+
+        path = beside(self.out, format)
+        ours = self.resumable or any((self.out / name).is_file() for name in ("tracks.json", "points.csv"))
+        if path.exists() and not ours:
+            raise InputError(f"{path}: was not made by pixeltrail track; choose another --out")
+        kind = "points" if self.points else "masks"
+        if WRITERS[format].LOSES.get(kind) == "left out":
+            raise InputError(f"--format {format}: holds no {kind}; choose another format")
 
     def _adapted(self, minutes: float, device: str, show: Show) -> str:
         """The weights adapted to the video, OUT/adapted.safetensors; a resumed job goes on with those it has."""
