@@ -29,6 +29,7 @@ from pixeltrail.data.labels import write_labels
 from pixeltrail.data.synthetic import render
 from pixeltrail.data.video import VideoWriter
 from pixeltrail.errors import InputError, UnknownNameError, WeightsError
+from pixeltrail.pickles import MAX_STEPS
 from pixeltrail.protocols import PRESETS, preset
 from pixeltrail.types import LabelMap
 
@@ -460,7 +461,7 @@ def test_hostile_pickles_cost_little_and_run_nothing(tmp_path: Path, monkeypatch
     )
     for program in (
         pickle.dumps(Payload()), pickle.dumps(Payload(), 0), pickle.dumps({"w": Payload()}, 4), deep, doubled, pairs,
-        b"\x80\x02" + b"N" * 2 * pickles.MAX_STEPS + b".", b"\x80\x02}q\x00Va\nh\x00sh\x00.",
+        b"\x80\x02" + b"N" * 2 * MAX_STEPS + b".", b"\x80\x02}q\x00Va\nh\x00sh\x00.",
     ):  # fmt: skip
         everything(zipped(tmp_path / "x.pth", program))
         (tmp_path / "x.pth").write_bytes(program)

@@ -454,6 +454,7 @@ def test_recipes_are_checked(tmp_path):
     assert changed(Run(), parse_set(["lr=1e-4", "steps=5", "settings.width=16", "method=mast"]), source="--set") == Run(
         lr=1e-4, steps=5, settings={"width": 16}, method="mast"
     )
+    assert parse_set(["compile=true", "even=false"]) == {"compile": True, "even": False}  # an "e" alone makes no number
     with pytest.raises(UnknownNameError, match="did you mean batch_size"):
         changed(Run(), {"batchsize": 3}, source="r.toml")
     for values in (

@@ -38,6 +38,8 @@ def load(name: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> T
     if path is None:
         return catalogue.build(str(name)).eval().to(device)
     card = read_card(path)
+    if "network" in card:
+        raise WeightsError(f"{path}: holds a flow network ({card['network']}), not a tracker; use flow_networks.load")
     if "method" not in card:
         raise WeightsError(f"{path}: has no pixeltrail card, so its method is unknown; give --method and load_into")
     if card["method"] not in catalogue.names():  # a card that names a Python file must not run it
