@@ -17,6 +17,7 @@ from pixeltrail.data.files import fingerprint, require_writable_folder
 from pixeltrail.data.labels import write_labels
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import DamagedInputError, InputError, PixeltrailError
+from pixeltrail.flow.chain import FlowLive, FlowPoints, FlowTracker
 from pixeltrail.jobs.folder import JobFolder, require_apart
 from pixeltrail.jobs.results import pictures, row, shape, write_confidence, write_points, write_tracks
 from pixeltrail.sessions import Live, PointSession
@@ -28,6 +29,7 @@ OnFrame = Callable[[str, int, int | None], None]
 SAVE_EVERY = 50
 CHUNK_BYTES = 256 << 20
 FPS = 25.0
+Session = Live | PointSession | FlowLive | FlowPoints
 T = TypeVar("T")
 
 
@@ -40,7 +42,7 @@ class Summary:
 
 
 def track_video(
-    tracker: Tracker,
+    tracker: Tracker | FlowTracker,
     source: FrameSource,
     out: str | Path,
     given: Mapping[int, LabelMap] | Points,
@@ -85,7 +87,7 @@ def track_video(
         if state is not None:
             session.load_state(state)
         with job.journal(leg.name) as write:
-            for k, frame in enumerate(ahead(_until_problem(leg.frames(source, start), problems)), start):
+            for k, frame in enumerate(ahead(until_problem(leg.frames(source, start), problems)), start):
                 write(_step(session, frame, leg.labels(k), job, with_confidence))
                 done += 1
                 if (k + 1) % save_every == 0:
@@ -141,8 +143,10 @@ class _Leg:
             return self.begin + 1
         return None if source.count is None else source.count - self.begin
 
-    def session(self, tracker: Tracker) -> Live | PointSession:
-        return PointSession(tracker, self.given) if isinstance(self.given, Points) else Live(tracker)
+    def session(self, tracker: Tracker | FlowTracker) -> Session:
+        if not isinstance(self.given, Points):
+            return tracker.live()
+        return tracker.points(self.given) if isinstance(tracker, FlowTracker) else PointSession(tracker, self.given)
 
     def labels(self, step: int) -> LabelMap | None:
         return None if isinstance(self.given, Points) else self.given.get(step)
@@ -196,7 +200,7 @@ def _require_reachable(source: FrameSource, given: Mapping[int, LabelMap] | Poin
                 raise InputError(f"{error}; label a frame before it instead of frame {number}") from error
 
 
-def _until_problem(frames: Iterator[Frame], problems: list[PixeltrailError]) -> Iterator[Frame]:
+def until_problem(frames: Iterator[Frame], problems: list[PixeltrailError]) -> Iterator[Frame]:
     """The frames up to the first that cannot be had; what was wrong with it is added to ``problems``."""
     try:
         yield from frames
@@ -204,11 +208,9 @@ def _until_problem(frames: Iterator[Frame], problems: list[PixeltrailError]) -> 
         problems.append(error)
 
 
-def _step(
-    session: Live | PointSession, frame: Frame, labels: LabelMap | None, job: JobFolder, confidence: bool
-) -> dict[str, Any]:
+def _step(session: Session, frame: Frame, labels: LabelMap | None, job: JobFolder, confidence: bool) -> dict[str, Any]:
     """Track one frame, write its mask, and say the rest in one entry of the journal."""
-    if isinstance(session, PointSession):
+    if isinstance(session, PointSession | FlowPoints):
         followed = session.step(frame.image)
         points = [
             None if np.isnan(x) else [round(float(x), 3), round(float(y), 3), round(float(c), 4)]
@@ -246,7 +248,7 @@ def _overlay(source: FrameSource, out: Path) -> VideoWriter:
 def _write_overlay(overlay: VideoWriter, job: JobFolder, source: FrameSource, on_frame: OnFrame | None) -> None:
     """A second pass over the video, so that an interrupted job has lost nothing of its overlay."""
     # What keeps frames from being read has stopped the tracking already: the overlay shows those before it.
-    frames = _until_problem(source.frames(), [])
+    frames = until_problem(source.frames(), [])
     with overlay as video:
         for done, picture in enumerate(ahead(pictures(ahead(frames), job.rows(), job.masks)), 1):
             video.write(picture)
