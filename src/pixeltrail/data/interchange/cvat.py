@@ -218,9 +218,11 @@ def _lines(
     for label in labels:
         yield f"<label><name>{escape(label)}</name><type>any</type><attributes></attributes></label>"
     yield f"</labels>\n<original_size><width>{width}</width><height>{height}</height></original_size>\n</task></meta>"
-    every = [*((i - 1, annotations.label(i), track) for i, track in sorted(tracks.items()))]
     after = max(tracks, default=0)
-    every += [(after + k, name, track) for k, (name, track) in enumerate(zip(annotations.points, dots, strict=True))]  # type: ignore[arg-type]
+    every: list[tuple[int, str, Mapping[int, Shape | Dot]]] = [
+        *((i - 1, annotations.label(i), track) for i, track in sorted(tracks.items())),
+        *((after + k, name, track) for k, (name, track) in enumerate(zip(annotations.points, dots, strict=True))),
+    ]
     for own, label, track in every:
         yield f'<track id="{own}" label={quoteattr(label)} source="auto">'
         for t, shown in track.items():

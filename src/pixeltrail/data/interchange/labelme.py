@@ -133,7 +133,7 @@ def write(annotations: Annotations, path: Path) -> set[str]:
                 if dot:
                     shapes.append(_common(name, None, "point", [[dot.x + 0.5, dot.y + 0.5]], not dot.visible))
             name = annotations.frames[row.frame]
-            content = {
+            content: dict[str, Any] = {
                 "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None,
                 "imageHeight": height, "imageWidth": width,
             }  # fmt: skip

@@ -40,7 +40,9 @@ def read(path: Path, size: Size | None = None) -> Annotations:
     with refusing(file, "MOTS file"):
         about = seqinfo(file)
         labels = [line.strip()[:200] for line in peek(file.parent / "labels.txt", 1 << 20).splitlines()]
-        entries, found, crowds = [], [], {}
+        entries: list[tuple[int, Shape]] = []
+        found: list[tuple[int, str, int | None]] = []
+        crowds: dict[int, str | None] = {}
         for count, text in lines(file):
             try:
                 frame, own, kind, height, width = (int(cell) for cell in text.split(" ")[:5])
