@@ -134,13 +134,18 @@ class Batch:
     """What an objective learns from: ``clip`` (B, T, 3, H, W) float in [0, 1], RGB, one unlabelled clip a row.
 
     ``generator`` is the source of every random choice that an objective makes, so that a seed decides everything;
-    ``progress`` in [0, 1] is how much of training is over, for what changes on the way (scheduled sampling).
+    ``progress`` in [0, 1] is how much of training is over, for what changes on the way (scheduled sampling). Pairs with
+    exact ``flow`` from the first frame to the second, (B, 2, H, W) in pixels and NaN where unknown, are made by the
+    project itself or come from data sets of optical flow; None for videos.
     """
 
     clip: Tensor
     generator: Generator | None = None
     progress: float = 0.0
+    flow: Tensor | None = None
 
     def __post_init__(self) -> None:
-        c = self.clip
+        c, f = self.clip, self.flow
         _expect(c.ndim == 5 and c.shape[2] == 3, "Batch.clip", "(B, T, 3, H, W)", tuple(c.shape))
+        if f is not None:
+            _expect(f.shape == (len(c), 2, *c.shape[3:]), "Batch.flow", "(B, 2, H, W) of the clip", tuple(f.shape))

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a tracker on a folder of unlabelled videos.
+    """Train a tracker on a folder of unlabelled videos, or a flow network on pairs that are made for it.
 
     OUT receives last.safetensors, best.safetensors, state.safetensors, metrics.jsonl, recipe.toml and pictures.
     """
 
-    data: Folder
-    """Folder with videos or folders of frames, at any depth; or one video."""
     out: Folder
     """The run's folder."""
+    data: OptionalFolder = None
+    """Folder with videos or folders of frames, at any depth; or one video. A flow network that learns from generated
+    pairs takes textures from it, if it is given."""
     method: Annotated[str, arg(metavar="METHOD", help_behavior_hint="(default: the recipe's, else dul)")] = ""
-    """dul, mast, corrflow, or your own Python file."""
+    """dul, mast, corrflow, or your own Python file; or a flow network: pwcnet, flownetc, flownets, spynet."""
     recipe: OptionalFile = None
     """A TOML file; see recipes/."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint="")] = ()
@@ -77,21 +78,30 @@ class Train:
         return 0
 
     def _train(self, run: Run, device: str, *, quiet: bool = False) -> None:
+        from pixeltrail.flow_networks import CLASSES
         from pixeltrail.training.data import sampler_for
+        from pixeltrail.training.flow import FlowWatcher, train_flow
+        from pixeltrail.training.flow_data import flow_sampler_for
         from pixeltrail.training.look import Watcher
         from pixeltrail.training.loop import train
 
+        flow = run.method in CLASSES
+        if self.data is None and not flow:
+            raise InputError(f"training {run.method} needs videos; give their folder as --data")
+        if self.masks is not None and flow:
+            raise InputError(f"--masks: J&F is of trackers, and {run.method} is a flow network; leave it out")
+        make = flow_sampler_for if flow else sampler_for
         with nullcontext(lambda *_: None) if quiet else progress_bar() as show:
-            sampler, sources, bad = sampler_for(
-                run, self.data, self.cache or self.out / "frames", only=self._only(),
+            sampler, sources, bad = make(
+                run, self.data, self.cache or self.out / "frames", only=self._only(),  # type: ignore[arg-type]
                 on_video=lambda done, total, name: show("reading videos", done, total),
             )  # fmt: skip
             for line in () if quiet else bad:
                 print(f"skipped: {line}", file=sys.stderr)
-            train(
+            (train_flow if flow else train)(
                 run, sampler, self.out, sources=sources, resume=self.resume, device=device, devices=self.devices,
                 on_step=lambda step, losses: show("training", step, run.steps, f"loss {losses['loss']:.3f}"),
-                on_save=None if quiet else Watcher(out=self.out, sampler=sampler, masks=self.masks),
+                on_save=None if quiet else FlowWatcher(run) if flow else Watcher(self.out, sampler, self.masks),
             )  # fmt: skip
 
     def _only(self) -> list[str] | None:

@@ -249,6 +249,23 @@ class ClipSampler:
         return [int(k) for k in random.choice(len(self.videos), self.batch_size, replace=again, p=self.share)]
 
 
+class Frames(Sequence[Image]):
+    """All frames of decoded videos as one sequence of (H, W, 3) uint8 images, each read when it is asked for."""
+
+    def __init__(self, videos: list[CachedVideo]) -> None:
+        self.videos = videos
+        self.ends = np.cumsum([v.frames for v in videos])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Image:  # type: ignore[override]
+        k = int(np.searchsorted(self.ends, index, "right"))
+        video = self.videos[k]
+        frame: Image = _opened(video)[index - int(self.ends[k]) + video.frames]
+        return frame
+
+
 def _opened(video: CachedVideo) -> NDArray[np.uint8]:
     """Mapped anew for each clip: that takes a tenth of a millisecond, and thousands of videos need no open files."""
     try:

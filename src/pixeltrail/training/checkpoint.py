@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixeltrail import weights
 from pixeltrail.data.files import explain, write_text
 from pixeltrail.errors import InputError
-from pixeltrail.tracker import Tracker
 from pixeltrail.training.run import Run
 
 FREE = ("workers", "save_every", "compile")
@@ -38,8 +37,9 @@ class Progress:
     waited: float = 0.0
 
     def is_best(self, scores: Mapping[str, float]) -> bool:
-        """Whether this save is the best so far, by ``scores["J&F"]`` or else by the mean loss since the last save."""
-        score = scores.get("J&F", -self.loss / max(1, self.counted))
+        """Whether this save is the best so far, by ``scores["J&F"]`` or ``scores["EPE"]`` (less is better), or else by
+        the mean loss since the last save."""
+        score = scores.get("J&F", -scores.get("EPE", self.loss / max(1, self.counted)))
         self.loss, self.counted = 0.0, 0
         if self.best is not None and score <= self.best:
             return False
@@ -48,17 +48,19 @@ class Progress:
 
 
 def save_state(
-    path: Path, run: Run, progress: Progress, tracker: Tracker, average: Tracker, optimizer: torch.optim.Optimizer
+    path: Path, run: Run, progress: Progress, learner: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Everything that a run needs to go on, in one file, written whole or not at all."""
-    tensors = {f"model.{k}": v for k, v in tracker.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in learner.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for i, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in slots.items()}
     weights.save_tensors(tensors, path, {"progress": asdict(progress), "recipe": run.table()})
 
 
-def load_state(path: Path, run: Run, tracker: Tracker, average: Tracker, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(
+    path: Path, run: Run, learner: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress:
     """Bring everything back to where ``save_state`` was called. Raises ``InputError`` where the recipe is another one."""
     if not path.is_file():
         raise InputError(f"{path.parent}: nothing to resume, there is no {path.name}; leave --resume out")
@@ -67,7 +69,7 @@ def load_state(path: Path, run: Run, tracker: Tracker, average: Tracker, optimiz
         raise InputError(f"{path}: is not the state of a run of this version; leave --resume out")
     _require_same_recipe(path, run, card.get("recipe", {}))
     tensors = weights.read_tensors(path)
-    for prefix, module in (("model.", tracker), ("average.", average)):
+    for prefix, module in (("model.", learner), ("average.", average)):
         try:
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         except RuntimeError as error:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pixeltrail import catalogue
 from pixeltrail.data.clips import ClipSampler, Sources, build_cache
 from pixeltrail.data.synthetic import render
+from pixeltrail.errors import InputError
+from pixeltrail.training.feed import Sampler
+from pixeltrail.training.pairs import TRIES, FlowPairs
 from pixeltrail.training.run import Run
 
 RENDERED = "rendered by pixeltrail"
@@ -57,18 +62,31 @@ def sampler_for(
     *,
     only: Iterable[str] | None = None,
     on_video: Callable[[int, int, str], None] | None = None,
-) -> tuple[Mixed, list[str], list[str]]:
+) -> tuple[Sampler, list[str], list[str]]:
     """The sampler of a run, the names of its sources, and one line per video that cannot be used.
 
-    ``data``: a folder, a video, or a list of such; see ``build_cache``.
+    ``data``: a folder, a video, or a list of such; see ``build_cache``. A method whose file has a function ``flows`` gets
+    flow with its clips (see `methods.cpfs`).
     """
     videos, bad = build_cache(data, cache, only=only, on_video=on_video)
     bad = bad + [
         f"{v.name}: a single frame; training needs videos of two frames or more" for v in videos if v.frames < 2
     ]
-    clips = ClipSampler(
-        videos, batch_size=run.batch_size - _rendered_before(run, run.batch_size), frames=run.frames, size=run.size,
-        span=run.span, crop=run.crop, seed=run.seed, even=run.even,
-    )  # fmt: skip
-    sources = [v.name for v in clips.videos] + ([RENDERED] if run.rendered else [])
-    return Mixed(clips, run), sources, bad
+
+    def draw(again: int) -> Mixed:
+        changed = replace(run, seed=run.seed + 1_000_003 * again)
+        clips = ClipSampler(
+            videos, batch_size=run.batch_size - _rendered_before(run, run.batch_size), frames=run.frames, size=run.size,
+            span=run.span, crop=run.crop, seed=changed.seed, even=run.even,
+        )  # fmt: skip
+        return Mixed(clips, changed)
+
+    plain = draw(0)
+    sources = [v.name for v in plain.clips.videos] + ([RENDERED] if run.rendered else [])
+    flows = getattr(catalogue.module(run.method), "flows", None)
+    if flows is None:
+        return plain, sources, bad
+    if run.frames < 2:
+        raise InputError(f"recipe: frames is {run.frames}; {run.method} learns from pairs, so take 2 or more")
+    pairs = FlowPairs([plain, *map(draw, range(1, TRIES))], flows(**run.settings), run.batch_size)
+    return pairs, sources, bad

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,21 +21,26 @@ from torch import Tensor
 from pixeltrail.errors import PixeltrailError
 
 AHEAD = 2  # batches made ahead by each worker
-Maker = Callable[[int, range], NDArray[np.uint8]]
+Rows = NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.float32]]
+Maker = Callable[[int, range], Rows]
 
 
 class Sampler(Protocol):
     """Anything that makes batches, row by row: a row depends on ``step`` and its number alone."""
 
-    def batch(self, step: int, rows: range) -> NDArray[np.uint8]:
-        """The rows of batch number ``step``: (len(rows), T, H, W, 3) uint8 RGB."""
+    def batch(self, step: int, rows: range) -> Rows:
+        """The rows of batch number ``step``: (len(rows), T, H, W, 3) uint8 RGB, and where it is known the flow from each
+        clip's first frame to its second, (len(rows), H, W, 2) float32 pixels, NaN where unknown."""
 
     def names(self, step: int) -> list[str]:
         """The source video of each row of batch number ``step``."""
 
 
-def feed(sampler: Sampler, steps: range, rows: range, workers: int) -> Generator[Tensor, None, None]:
-    """(len(rows), T, H, W, 3) uint8 for each of ``steps``. Close it to stop the thread or the processes."""
+def feed(sampler: Sampler, steps: range, rows: range, workers: int) -> Generator[tuple[Tensor, ...], None, None]:
+    """The sampler's rows for each of ``steps``. Close it to stop the thread or the processes.
+
+    Floats come as their bits (int32), because mixed precision would round them on the way.
+    """
     pool, make = _pool(sampler, workers)
     ahead = AHEAD * max(workers, 1)
     with pool:
@@ -45,13 +50,18 @@ def feed(sampler: Sampler, steps: range, rows: range, workers: int) -> Generator
                 made = coming.popleft().result()
                 if step + ahead in steps:
                     coming.append(pool.submit(make, step + ahead, rows))
-                yield torch.from_numpy(np.ascontiguousarray(made))
+                yield tuple(_tensor(array) for array in (made if isinstance(made, tuple) else (made,)))
         except BrokenProcessPool as error:
             raise PixeltrailError(
                 "training: a loader process died (killed, or out of memory); try workers = 0, or fewer"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.view(torch.int32) if tensor.is_floating_point() else tensor
 
 
 def _pool(sampler: Sampler, workers: int) -> tuple[Executor, Maker]:
@@ -90,5 +100,5 @@ def _leave_with_the_first_process() -> None:
         os._exit(1)
 
 
-def _make(step: int, rows: range) -> NDArray[np.uint8]:
+def _make(step: int, rows: range) -> Rows:
     return _sampler.batch(step, rows)

@@ -20,7 +20,7 @@ from pixeltrail.predictors import with_protocol
 from pixeltrail.protocols import at_quality
 from pixeltrail.tracker import Tracker
 from pixeltrail.training.feed import Sampler
-from pixeltrail.types import Image, Points
+from pixeltrail.types import Batch, Image, Points
 from pixeltrail.visual.features import enlarged, pca_colours
 from pixeltrail.visual.overlay import draw_points
 from pixeltrail.visual.sheet import contact_sheet
@@ -29,6 +29,9 @@ SHOWN = 4
 """Frames of a clip in a picture."""
 GRID = 8
 """Points along each side that are followed through it."""
+UNSEEN = 1 << 30
+"""The number of a batch that no run is so long as to show, and MEASURED batches after it."""
+MEASURED = 8
 SEQUENCES = 2
 """How many sequences J&F is taken on while training goes on."""
 
@@ -45,20 +48,33 @@ class Watcher:
         self.sequences = list(islice(Davis(masks), SEQUENCES)) if masks is not None else []
         self.folder = out / "pictures"
         # Taken now: later the sampler belongs to the threads that load batches.
-        self.clip = sampler.batch(0, range(1))[0] if show else None
+        made = sampler.batch(0, range(1)) if show else None
+        self.clip = None if made is None else (made[0] if isinstance(made, tuple) else made)[0]
+        rows = [sampler.batch(UNSEEN + i, range(1)) for i in range(MEASURED)] if isinstance(made, tuple) else []
+        self.unseen = [np.concatenate(part) for part in zip(*rows, strict=True)]
 
     def __call__(self, step: int, tracker: Tracker) -> dict[str, float]:
         if self.clip is not None:
             require_writable_folder(self.folder)
             write_image(self.folder / f"{step:06d}.png", clip_picture(tracker, self.clip))
+        scores = self._measures(tracker)
         if not self.sequences:
-            return {}
+            return scores
         fast = with_protocol(tracker)
         fast.protocol = at_quality(tracker.protocol, "fast")
         report = evaluate_masks(
             lambda frames, first: (tracked.ids for tracked in fast.track(frames, first)), self.sequences
         )
-        return {"J&F": report.overall["J&F"]}
+        return {**scores, "J&F": report.overall["J&F"]}
+
+    def _measures(self, tracker: Tracker) -> dict[str, float]:
+        """What an objective that learns from flow says of itself, on rows that no step of training shows."""
+        if not self.unseen or not hasattr(tracker.objective, "measures"):
+            return {}
+        clip, flow = (torch.from_numpy(array).to(tracker.device).movedim(-1, -3) for array in self.unseen)
+        batch = Batch(clip.float() / 255, torch.Generator().manual_seed(0), flow=flow)
+        measures: dict[str, float] = tracker.objective.measures(tracker, batch)
+        return measures
 
 
 @torch.inference_mode()

@@ -8,10 +8,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -28,7 +29,18 @@ from pixeltrail.training.run import Run, to_toml
 from pixeltrail.types import Batch
 
 OnStep = Callable[[int, dict[str, float]], None]
-OnSave = Callable[[int, Tracker], dict[str, float]]
+OnSave = Callable[[int, Any], dict[str, float]]
+M = TypeVar("M", bound=nn.Module)
+
+
+class Options(TypedDict, total=False):
+    """What `train` hands on to `fit`."""
+
+    resume: bool
+    device: str
+    devices: int
+    on_step: OnStep | None
+    on_save: OnSave | None
 
 
 def train(
@@ -37,22 +49,48 @@ def train(
     out: str | Path,
     *,
     sources: list[str],
-    resume: bool = False,
-    device: str = "cpu",
-    devices: int = 1,
     tracker: Tracker | None = None,
-    on_step: OnStep | None = None,
-    on_save: OnSave | None = None,
+    **options: Unpack[Options],
 ) -> Tracker:
     """Train ``run.method``, or ``tracker`` in place, and return the tracker with its averaged weights.
 
-    ``out`` receives ``last.safetensors`` (averaged weights with a card), ``best.safetensors``, ``state.safetensors``
-    (everything needed to go on), ``metrics.jsonl``, ``recipe.toml`` and ``environment.json``. ``sources`` are named in
-    the card. ``devices`` processes are started on this machine; under ``torchrun`` there are those that it started.
+    ``sources`` are named in the card. All else is as `fit` has it.
+    """
+    torch.manual_seed(run.seed)
+    if tracker is None:
+        tracker = catalogue.build(run.method, **run.settings)
+        if run.start:
+            weights.load_into(tracker, run.start)
+    card = {"method": run.method, "settings": dict(run.settings), "trained_on": sources, "labels": "none"}
+    return fit(tracker, run, sampler, out, save=partial(weights.save, training=True), card=card, **options)
 
-    ``on_step(step, losses)`` is called after every step. ``on_save(step, averaged tracker)`` at every regular save: the
-    numbers that it returns join the step's metrics, and one called "J&F" decides what is best (else the mean loss since
-    the last save does). Files are written and callbacks called by the first process alone.
+
+def fit(
+    learner: M,
+    run: Run,
+    sampler: Sampler,
+    out: str | Path,
+    *,
+    save: Callable[[M, Path, dict[str, Any]], None],
+    card: Mapping[str, Any],
+    resume: bool = False,
+    device: str = "cpu",
+    devices: int = 1,
+    on_step: OnStep | None = None,
+    on_save: OnSave | None = None,
+) -> M:
+    """Train ``learner`` in place and return a copy with its averaged weights.
+
+    A learner is a module with an ``objective(learner, Batch) -> terms``, whose sum is made small, and an ``encoder``, the
+    network in it. ``save(learner, path, card)`` writes what is of use; ``card`` says what it is.
+
+    ``out`` receives ``last.safetensors`` (averaged weights with a card), ``best.safetensors``, ``state.safetensors``
+    (everything needed to go on), ``metrics.jsonl``, ``recipe.toml`` and ``environment.json``. ``devices`` processes
+    are started on this machine; under ``torchrun`` there are those that it started.
+
+    ``on_step(step, losses)`` is called after every step. ``on_save(step, averaged learner)`` at every regular save: the
+    numbers that it returns join the step's metrics, and one called "J&F" (or "EPE", where less is better) decides what
+    is best, else the mean loss since the last save does. Files are written and callbacks called by the first process alone.
 
     Parameters without ``requires_grad`` are not trained; batch normalisation that is not trained keeps its statistics.
     The first Ctrl-C or SIGTERM saves at the end of the step and raises ``KeyboardInterrupt``. Raises ``PixeltrailError``
@@ -64,13 +102,8 @@ def train(
     if state.is_file() and not resume:
         raise InputError(f"{out}: holds a run already; go on with it by --resume, or give another folder")
     fabric = _fabric(run, device, devices)
-    torch.manual_seed(run.seed)
-    if tracker is None:
-        tracker = catalogue.build(run.method, **run.settings)
-        if run.start:
-            weights.load_into(tracker, run.start)
-    learning = _Learning(fabric, run, tracker)
-    parts = (tracker, learning.average, learning.optimizer)
+    learning = _Learning(fabric, run, learner)
+    parts = (learner, learning.average, learning.optimizer)
     progress = load_state(state, run, *parts) if resume else Progress()
     with _stop_signals() as stopped, _files(fabric, run, out, progress.step) as log:
         share = run.batch_size // fabric.world_size
@@ -78,9 +111,9 @@ def train(
         with closing(feed(sampler, range(progress.step, run.steps), rows, run.workers)) as batches:
             while progress.step < run.steps:
                 began = time.monotonic()
-                frames = next(batches)
+                arrays = next(batches)
                 progress.waited += time.monotonic() - began
-                losses, stop = learning.step(progress.step, frames, stopped, sampler)
+                losses, stop = learning.step(progress.step, arrays, stopped, sampler)
                 progress.step += 1
                 progress.loss, progress.counted = progress.loss + losses["loss"], progress.counted + 1
                 progress.seconds += time.monotonic() - began
@@ -92,46 +125,48 @@ def train(
                         on_step(progress.step, losses | scores)
                     if regular or stop:
                         log.sync()
-                        card = _card(run, progress, sources)
+                        told = {**card, **_history(run, progress)}
                         if regular and progress.is_best(scores):
-                            weights.save(learning.average, out / "best.safetensors", card, training=True)
-                        weights.save(learning.average, out / "last.safetensors", card, training=True)
+                            save(learning.average, out / "best.safetensors", told)
+                        save(learning.average, out / "last.safetensors", told)
                         save_state(state, run, progress, *parts)
                 if stop and progress.step < run.steps:
                     raise KeyboardInterrupt(*stopped[:1])
     return learning.average
 
 
-class _Learning:
-    """Tracker, averaged tracker and optimizer; ``step`` takes one update."""
+class _Learning(Generic[M]):
+    """Learner, averaged learner and optimizer; ``step`` takes one update."""
 
-    def __init__(self, fabric: Any, run: Run, tracker: Tracker) -> None:
-        self.fabric, self.run, self.tracker = fabric, run, tracker
-        tracker.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(tracker).eval()
-        self.trained = [p for p in tracker.parameters() if p.requires_grad]
+    def __init__(self, fabric: Any, run: Run, learner: M) -> None:
+        self.fabric, self.run, self.learner = fabric, run, learner
+        learner.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(learner).eval()
+        self.trained = [p for p in learner.parameters() if p.requires_grad]
         if not self.trained:
-            raise InputError("training: no parameter of the tracker is to be trained; set requires_grad of some")
+            raise InputError("training: no parameter is to be trained; set requires_grad of some")
         self.optimizer = torch.optim.AdamW(self.trained, lr=run.lr, weight_decay=run.weight_decay)
-        self.buffers = list(tracker.buffers())
+        self.buffers = list(learner.buffers())
         self.frozen = [
-            m for m in tracker.modules()
+            m for m in learner.modules()
             if isinstance(m, _BatchNorm) and m.weight is not None and not m.weight.requires_grad
         ]  # fmt: skip
         if run.compile:
-            tracker.encoder.compile()
-        self.module, self.update = fabric.setup(_Objective(tracker), self.optimizer, move_to_device=False)
+            learner.encoder.compile()  # type: ignore[union-attr]
+        self.module, self.update = fabric.setup(_Objective(learner), self.optimizer, move_to_device=False)
 
-    def step(self, step: int, frames: Tensor, stopped: list[int], sampler: Sampler) -> tuple[dict[str, float], bool]:
-        """The mean terms over all shards, and whether any process was told to stop. ``frames`` (B, T, H, W, 3) uint8."""
+    def step(
+        self, step: int, arrays: tuple[Tensor, ...], stopped: list[int], sampler: Sampler
+    ) -> tuple[dict[str, float], bool]:
+        """The mean terms over all shards, and whether any process was told to stop. ``arrays``: what `feed` yields."""
         run = self.run
-        self.tracker.train()
+        self.learner.train()
         for norm in self.frozen:
             norm.eval()
         for group in self.optimizer.param_groups:
             group["lr"] = run.lr * _schedule(step, run)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self._backward(step, frames.to(self.fabric.device))
+        terms = self._backward(step, tuple(a.to(self.fabric.device) for a in arrays))
         gradient = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         told = torch.tensor(float(bool(stopped)), device=self.fabric.device)
         sent = torch.stack([*terms.values(), gradient, told])
@@ -143,30 +178,30 @@ class _Learning:
         if run.clip_gradient:
             nn.utils.clip_grads_with_norm_(self.trained, run.clip_gradient, gradient)
         self.update.step()
-        _follow(self.average, self.tracker, min(run.ema, (step + 1) / (step + 10)))
+        _follow(self.average, self.learner, min(run.ema, (step + 1) / (step + 10)))
         return losses, told_any > 0
 
-    def _backward(self, step: int, frames: Tensor) -> dict[str, Tensor]:
+    def _backward(self, step: int, arrays: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Gradients of this process's shards, the mean over all processes; returns its own mean terms."""
         total: dict[str, Tensor] = {}
         count = self.run.shards // self.fabric.world_size
-        for i, part in enumerate(self._shards(frames, count)):
+        for i, part in enumerate(self._shards(arrays, count)):
             seed = _seed(self.run.seed, step, self.fabric.global_rank * count + i)
             with self.fabric.no_backward_sync(self.module, enabled=i + 1 < count):
-                terms = self.module(part, seed, step / self.run.steps)
+                terms = self.module(seed, step / self.run.steps, *part)
                 self.fabric.backward(torch.stack(list(terms.values())).sum() / count)
             for name, value in terms.items():
                 total[name] = total.get(name, 0) + value.detach().float() / count
         return total
 
-    def _shards(self, frames: Tensor, count: int) -> Iterator[Tensor]:
+    def _shards(self, arrays: tuple[Tensor, ...], count: int) -> Iterator[tuple[Tensor, ...]]:
         """Each shard meets the same buffers (normalisation statistics), which end as the mean of what all made of them."""
         if self.run.shards == 1:
-            yield frames
+            yield arrays
             return
         before = [b.clone() for b in self.buffers]
         change = [torch.zeros_like(b) for b in self.buffers]
-        for part in frames.chunk(count):
+        for part in zip(*(a.chunk(count) for a in arrays), strict=True):
             for buffer, old in zip(self.buffers, before, strict=True):
                 buffer.copy_(old)
             yield part
@@ -193,15 +228,18 @@ class _Objective(nn.Module):
     It takes whole numbers, because Fabric's mixed precision would round what is not to bfloat16 on the way in.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, learner: Any) -> None:
         super().__init__()
-        self.tracker = tracker
+        self.learner = learner
 
-    def forward(self, frames: Tensor, seed: int, progress: float) -> dict[str, Tensor]:
-        """(B, T, H, W, 3) uint8 -> the objective's terms."""
+    def forward(self, seed: int, progress: float, frames: Tensor, flow: Tensor | None = None) -> dict[str, Tensor]:
+        """(B, T, H, W, 3) uint8, and the bits of (B, H, W, 2) float32 -> the objective's terms."""
         torch.manual_seed(seed)  # for layers that ask no generator, dropout for one
         clip = frames.movedim(-1, 2).float() / 255
-        return self.tracker.objective(self.tracker, Batch(clip, torch.Generator().manual_seed(seed), progress=progress))
+        exact = None if flow is None else flow.view(torch.float32).movedim(-1, 1)
+        batch = Batch(clip, torch.Generator().manual_seed(seed), progress=progress, flow=exact)
+        terms: dict[str, Tensor] = self.learner.objective(self.learner, batch)
+        return terms
 
 
 def _fabric(run: Run, device: str, devices: int) -> Any:
@@ -256,8 +294,11 @@ def _seed(*numbers: int) -> int:
 
 
 def _schedule(step: int, run: Run) -> float:
-    """Linear warm-up, then half a cosine down to one per cent."""
-    return min(1.0, (step + 1) / max(1, run.warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
+    """Linear warm-up, then half a cosine down to one per cent, or halvings where the recipe names some."""
+    warm = min(1.0, (step + 1) / max(1, run.warmup))
+    if run.halve:
+        return warm * 0.5 ** sum(step >= at for at in run.halve)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
 
 
 @torch.no_grad()
@@ -270,18 +311,15 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
             mean.copy_(value)
 
 
-def _card(run: Run, progress: Progress, sources: list[str]) -> dict[str, Any]:
+def _history(run: Run, progress: Progress) -> dict[str, Any]:
+    """What a card says of the training itself."""
     return {
-        "method": run.method,
-        "settings": dict(run.settings),
         "recipe": run.table(),
         "steps": progress.step,
         "seconds": round(progress.seconds),
         "waited": round(progress.waited / max(progress.seconds, 1e-9), 4),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "trained_on": sources,
-        "labels": "none",
     }
 
 

@@ -17,14 +17,16 @@ from pixeltrail.errors import InputError, UnknownNameError
 class Run:
     """``method`` with its ``settings`` (arguments of the method's ``build``), and the plain numbers of the loop.
 
-    ``size``: side of the square training crops, pixels. ``frames``: per clip, drawn from a ``span`` of (shortest,
-    longest) seconds. ``crop``: (smallest, largest) side of the region that is cut out, as a share of the short side.
-    ``rendered``: share of each batch that the project's own generator renders. ``ema``: decay of the averaged weights
-    that are saved. ``precision``: "bf16" (autocast) or "fp32". ``even``: the frames of a clip are evenly spaced, instead
-    of two ends and random middles. ``shards``: a batch is split in so many equal parts, each with its own normalisation
-    statistics, negatives and random generator; processes share them out, and a process works through its own one after
-    the other. ``clip_gradient``: largest norm of the gradient, 0 for none. ``workers``: loader processes, 0 for one
-    background thread. ``compile``: the encoder goes through ``torch.compile``. ``start``: a weights file to go on from.
+    ``size``: side of the square training crops, pixels; ``width``, where they are wider than high (flow alone).
+    ``frames``: per clip, drawn from a ``span`` of (shortest, longest) seconds. ``crop``: (smallest, largest) side of the
+    region that is cut out, as a share of the short side. ``rendered``: share of each batch that the project's own
+    generator renders. ``ema``: decay of the averaged weights that are saved. ``precision``: "bf16" (autocast) or "fp32".
+    ``even``: the frames of a clip are evenly spaced, instead of two ends and random middles. ``shards``: a batch is split
+    in so many equal parts, each with its own normalisation statistics, negatives and random generator; processes share
+    them out, and a process works through its own one after the other. ``lr`` falls along half a cosine after ``warmup``
+    steps, or else by half at each step of ``halve``. ``clip_gradient``: largest norm of the gradient, 0 for none.
+    ``workers``: loader processes, 0 for one background thread. ``compile``: the encoder goes through ``torch.compile``.
+    ``start``: a weights file to go on from.
     """
 
     method: str = "dul"
@@ -33,6 +35,7 @@ class Run:
     batch_size: int = 8
     frames: int = 3
     size: int = 128
+    width: int = 0
     span: tuple[float, float] = (0.3, 1.6)
     crop: tuple[float, float] = (0.5, 0.9)
     even: bool = False
@@ -40,6 +43,7 @@ class Run:
     shards: int = 1
     lr: float = 3e-4
     warmup: int = 200
+    halve: tuple[int, ...] = ()
     weight_decay: float = 1e-4
     clip_gradient: float = 0.0
     ema: float = 0.998
@@ -52,7 +56,7 @@ class Run:
 
     def __post_init__(self) -> None:
         at_least = dict.fromkeys(("steps", "batch_size", "frames", "size", "save_every", "shards"), 1)
-        at_least |= dict.fromkeys(("seed", "workers", "warmup"), 0)
+        at_least |= dict.fromkeys(("seed", "workers", "warmup", "width"), 0)
         for name, low in at_least.items():
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= low):
                 raise InputError(
@@ -103,7 +107,11 @@ def changed(run: Run, values: Mapping[str, Any], *, source: str) -> Run:
         if key not in known:
             raise UnknownNameError(f"{source}: {unknown('setting', key, known)}")
         current = getattr(run, key)
-        if isinstance(current, tuple):
+        if key == "halve":
+            if not (isinstance(value, (list, tuple)) and all(isinstance(v, int) and v > 0 for v in value)):
+                raise InputError(f"{source}: halve is {value!r}, expected a list of steps")
+            clean[key] = tuple(value)
+        elif isinstance(current, tuple):
             if not (isinstance(value, (list, tuple)) and len(value) == 2):
                 raise InputError(f"{source}: {key} is {value!r}, expected two numbers")
             clean[key] = tuple(value)
@@ -129,7 +137,7 @@ def parse_set(pairs: list[str]) -> dict[str, Any]:
             value = tomllib.loads(f"x = {text}")["x"]
         except tomllib.TOMLDecodeError:
             value = text
-        if isinstance(value, int) and "e" in text.lower() and "x" not in text.lower():
+        if type(value) is int and "e" in text.lower() and "x" not in text.lower():
             value = float(value)
         group, dot, name = key.strip().partition(".")
         if dot:
