@@ -250,7 +250,7 @@ def test_report_of_identity():
     data = [Sequence("slow", 6, 1), Sequence("fast", 8, 5)]
     report = evaluate_masks(identity, data, on_frame=lambda *step: seen.append(step), settings={"method": "identity"})
     content = json.loads(json.dumps(report.json(), allow_nan=False))
-    assert list(content) == ["overall", "sequences", "objects", "per_frame", "settings"]
+    assert list(content) == ["overall", "sequences", "objects", "per_frame", "settings", "curves", "pictures"]
     assert tuple(content["overall"]) == MEASURES
     assert [list(row) for row in content["objects"]] == [["sequence", "object", *MEASURES]] * 4
     assert [(row["sequence"], row["object"]) for row in content["objects"]] == [

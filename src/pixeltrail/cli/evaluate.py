@@ -10,6 +10,7 @@ from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from pixeltrail.cli.benchmarks import BadjaTask, BoxesTask, JhmdbTask, TapVidTask, VipTask, YouTubeVosTask
 from pixeltrail.cli.evaluate_flow import FlowTask
+from pixeltrail.cli.evaluate_probe import ProbeTask
 from pixeltrail.cli.scoring import Scoring, names
 from pixeltrail.cli.shared import OptionalFolder, progress_bar
 
@@ -58,7 +59,7 @@ class ListTask:
     """Name the data sets."""
 
     def run(self) -> int:
-        print("davis youtube-vos vip jhmdb badja tapvid boxes flow".replace(" ", "\n"))
+        print("davis youtube-vos vip jhmdb badja tapvid boxes flow probe".replace(" ", "\n"))
         return 0
 
 
@@ -75,6 +76,7 @@ class Evaluate:
         | Annotated[TapVidTask, subcommand("tapvid")]
         | Annotated[BoxesTask, subcommand("boxes")]
         | Annotated[FlowTask, subcommand("flow")]
+        | Annotated[ProbeTask, subcommand("probe")]
         | Annotated[ListTask, subcommand("list")]
     ]
 

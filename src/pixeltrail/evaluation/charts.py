@@ -79,7 +79,7 @@ def intervals(rows: Sequence[tuple[str, int, Difference]], *, title: str) -> str
     parts = [f'<svg class="wide" viewBox="0 0 {width} {height}" role="img"><title>{escape(title)}</title>']
     parts += [
         f'<path class="{"zero" if value == 0 else "rule"}" d="M{place(value):.1f} 4V{height - 20}"/>'
-        f'<text class="mid" x="{min(place(value), width - 20):.1f}" y="{height - 6}">{value:+.2g}</text>'
+        f'<text class="mid" x="{min(place(value), width - 20):.1f}" y="{height - 6}">{f"{value:+.2g}" if value else 0}</text>'
         for value in (-reach, 0.0, reach)
     ]
     for i, (name, run, d) in enumerate(rows):

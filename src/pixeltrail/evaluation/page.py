@@ -18,6 +18,8 @@ from pixeltrail.evaluation.style import STYLE
 
 BIN = 10
 """Frames in a bin of the drift curves; the first holds frames 1 to 10 after the labelled one."""
+FEW = 10
+"""Sequences below which a bootstrap is said to be too sure of itself."""
 MAX_BYTES = 256 << 20
 PICTURE = re.compile(r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -91,6 +93,8 @@ def _extent(report: Report) -> str:
 
 
 def _legend(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return ""
     return "<p>" + " ".join(f'<b class="key c{i % COLOURS}">{escape(n)}</b>' for i, n in enumerate(names)) + "</p>"
 
 
@@ -98,8 +102,13 @@ def _legend(names: Sequence[str]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    titles = "".join(f"<th>{escape(h)}</th>" for h in head)
+    cells = list(rows)
+    numbers = [any(row[i].startswith('<td class="n') for row in cells) for i in range(len(cells[0]) if cells else 0)]
+    titles = "".join(
+        f"<th{' class=n' if i < len(numbers) and numbers[i] else ''}>{escape(h.replace('_', ' '))}</th>"
+        for i, h in enumerate(head)
+    )
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -173,6 +182,7 @@ def _differences(reports: Sequence[Report], names: Sequence[str], measures: Sequ
     note = (
         f"Each run minus {escape(names[0])}, with the 95 % interval of a paired bootstrap over the {sequences} sequences "
         "that both have: means over objects, or over sequences where there are none."
+        + (" So few sequences make such an interval too narrow." if sequences < FEW else "")
     )
     head = ["", "difference", "from", "to", "share above 0", "interval without 0"]
     return f"<p>{note}</p>{intervals(drawn, title='differences')}{_table(head, rows)}" if rows else ""
@@ -224,7 +234,7 @@ def _grid(kind: str, rows: Sequence[Row], columns: Sequence[str]) -> str:
         [*(_text(row[n]) for n in names), *(_number(row.get(c), digits=0 if c == "frames" else 3) for c in columns)]
         for row in rows
     )
-    return _table([*names, *(c.replace("_", " ") for c in columns)], cells)
+    return _table([*names, *columns], cells)
 
 
 # Curves and pictures

@@ -32,6 +32,7 @@ MEASURES = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "J
 WORST = 10
 PICTURES = 12
 PICTURE_WIDTH = 400
+GAP = 4
 
 
 class MaskSequence(Protocol):
@@ -213,9 +214,11 @@ def _jpeg(images: list[Image]) -> str:
 
     height, width = images[0].shape[:2]
     size = (PICTURE_WIDTH, max(1, round(height * PICTURE_WIDTH / width)))
-    small = [np.asarray(PIL.Image.fromarray(image).resize(size)) for image in images]
+    sheet = PIL.Image.new("RGB", (len(images) * (size[0] + GAP) - GAP, size[1]), "white")
+    for i, image in enumerate(images):
+        sheet.paste(PIL.Image.fromarray(image).resize(size), (i * (size[0] + GAP), 0))
     file = io.BytesIO()
-    PIL.Image.fromarray(np.concatenate(small, 1)).save(file, "JPEG", quality=80)
+    sheet.save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 

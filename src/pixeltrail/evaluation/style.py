@@ -17,7 +17,7 @@ p { margin: 4px 0 10px; color: var(--soft); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px 4px 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 500; color: var(--soft); }
-td.n { text-align: right; }
+td.n, th.n { text-align: right; }
 td.mid { text-align: center; }
 td.best { font-weight: 700; }
 td.bar { min-width: 110px; padding-left: 6px; padding-right: 6px; border-left: 8px solid transparent;
