@@ -1,7 +1,8 @@
 """Publish a training run: half precision, at most 12 MB, with its card; and MODELS.md from all cards.
 
-``python benchmarks/publish.py RUN/last.safetensors --sources CLIPS.tsv`` makes it the embedded default, for which every clip
-must be of class permissive; ``--out checkpoints/NAME.safetensors`` puts it there. Without RUN, only MODELS.md is written.
+``python benchmarks/publish.py RUN/last.safetensors --sources CLIPS.tsv`` makes it the embedded default, of trackers or of flow,
+for which every clip must be of class permissive; ``--out checkpoints/NAME.safetensors`` puts it there. Without RUN, only
+MODELS.md is written.
 The table of sources has columns name, source and class ("permissive" or "research-only").
 """
 
@@ -11,7 +12,7 @@ import argparse
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from measure import CACHE, CHECKPOINTS, ROOT, common, encoder_digest, gathered, own, read
 from torch import Tensor
 
-from pixeltrail import weights
+from pixeltrail import flow_networks, weights
 from pixeltrail.data.files import require_writable_folder, write_text
 from pixeltrail.errors import InputError
 from pixeltrail.predictors import load_tracker
@@ -28,6 +29,8 @@ from pixeltrail.tracker import Tracker
 from pixeltrail.training.data import RENDERED
 
 DEFAULT = weights.ASSETS / "default.safetensors"
+FLOW = weights.ASSETS / "flow.safetensors"
+TEXTURES = "textures of "  # generated pairs are dressed in frames of these clips
 LIMIT = 12_000_000
 LICENCES = {
     True: "Apache-2.0; trained only on rendered video and clips from repositories under permissive licences",
@@ -47,13 +50,13 @@ def publish(run: Path, out: Path, sources: Path, command: str) -> None:
         part["settings"] = {k: Path(v).name if isinstance(v, str) else v for k, v in part.get("settings", {}).items()}
     card["recipe"]["start"] = Path(card["recipe"].get("start", "")).name
     table = _classes(sources)
-    classes = Counter(
-        table[name][1] if name != RENDERED else RENDERED for name in _known(card["trained_on"], table, sources)
-    )
+    clips = {name: name.removeprefix(TEXTURES) for name in card["trained_on"]}
+    _require_known(clips.values(), table, sources)
+    classes = Counter(RENDERED if clip == RENDERED else table[clip][1] for clip in clips.values())
     free = set(classes) <= {"permissive", RENDERED}
-    if out == DEFAULT and not free:
+    if out in (DEFAULT, FLOW) and not free:
         raise InputError(f"{run}: learned from research-only clips; the default must not, train it with --only")
-    named = [f"{name} ({table[name][0]})" if name in table else name for name in card["trained_on"]]
+    named = [f"{name} ({table[clip][0]})" if clip in table else name for name, clip in clips.items()]
     card |= {"trained_on": named, "classes": dict(classes), "licence": LICENCES[free], "hardware": _hardware(run)}
     if command:
         card["command"] = command
@@ -88,13 +91,15 @@ def models_page(files: list[Path], cache: Path | None) -> str:
 
 
 def _section(file: Path, card: Mapping[str, Any], data: str, cache: Path | None) -> Iterator[str]:
-    tracker, tensors = weights.load(file), weights.read_tensors(file)
-    size = sum(p.numel() for p in tracker.encoder.parameters())
-    more = "" if all(k.startswith("encoder.") for k in tensors) else ", and what its objective learned"
+    tracker, tensors = None if "network" in card else weights.load(file), weights.read_tensors(file)
+    network = tracker.encoder if tracker else flow_networks.load(file)
+    size = sum(p.numel() for p in network.parameters())
+    more = ", and what its objective learned" if any(k.startswith("objective.") for k in tensors) else ""
     settings = ", ".join(f"{k} {json.dumps(v)}" for k, v in card.get("settings", {}).items())
-    yield f"- method `{card['method']}`" + (f" ({settings})" if settings else "")
+    what = f"method `{card['method']}`" if tracker else f"optical flow, `{card['network']}`"
+    yield f"- {what}" + (f" ({settings})" if settings else "")
     weight = f"{file.stat().st_size / 1e6:.1f} MB, SHA-256 `{weights.digest(file)}…`"
-    yield f"- encoder of {size / 1e6:.2f} M parameters{more}; {weight}"
+    yield f"- {'encoder' if tracker else 'network'} of {size / 1e6:.2f} M parameters{more}; {weight}"
     minutes = f" in {card['seconds'] / 60:.0f} minutes" if "seconds" in card else ""
     hardware = f" on {card['hardware']}" if card.get("hardware") else ""
     yield f"- trained {card['date']}, {card['steps']} steps{minutes}{hardware}; labels: {card['labels']}"
@@ -107,7 +112,7 @@ def _section(file: Path, card: Mapping[str, Any], data: str, cache: Path | None)
         k: v for k, v in card["recipe"].items() if k not in ("method", "settings", "start", "workers", "save_every")
     }
     yield f"- recipe: `{', '.join(f'{k} {json.dumps(v)}' for k, v in recipe.items())}`"
-    for how, value, count in _scores(file, tracker, cache):
+    for how, value, count in _scores(file, tracker, cache) if tracker else ():
         yield f"- J&F on {count} development sequences (DAVIS-2016 *train*), {how}: {value:.3f}"
 
 
@@ -137,11 +142,10 @@ def _before(run: Path, card: Mapping[str, Any]) -> list[str]:
     return [name.partition(" (")[0] for name in weights.read_card(start)["trained_on"]]
 
 
-def _known(names: list[str], table: Mapping[str, Any], path: Path) -> list[str]:
+def _require_known(names: Iterable[str], table: Mapping[str, Any], path: Path) -> None:
     for name in names:
         if name not in table and name != RENDERED:
             raise InputError(f"{path}: says nothing of {name}, which the run learned from; add its source and class")
-    return names
 
 
 def _hardware(run: Path) -> str:
@@ -170,7 +174,7 @@ def main() -> None:
             if not args.sources:
                 raise InputError(f"{args.run}: --sources is needed, to say under which licences it learned")
             publish(args.run, args.out, args.sources, args.command)
-        write_text(args.page, models_page([DEFAULT, *sorted(CHECKPOINTS.glob("*.safetensors"))], args.cache))
+        write_text(args.page, models_page([DEFAULT, FLOW, *sorted(CHECKPOINTS.glob("*.safetensors"))], args.cache))
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
 
