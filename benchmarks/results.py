@@ -30,10 +30,10 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def as_default(method: str, device: str) -> Tracker:
+def as_default(method: str, quality: str, device: str) -> Tracker:
     """Somebody else's features, run exactly as the default weights are."""
     tracker = load_tracker(method, device=device)
-    tracker.protocol = load_tracker("default").protocol
+    tracker.protocol = load_tracker("default", quality=quality).protocol
     return tracker
 
 
@@ -54,7 +54,9 @@ def yardsticks(scores: Scores, supervised: str, wanted: Callable[[str], bool], d
             "SqueezeNet (ImageNet labels), common protocol",
             lambda: common(load_tracker(supervised, device=device), None),
         )
-        row("SqueezeNet (ImageNet labels), the default's protocol", lambda: as_default(supervised, device))
+        for quality in reversed(QUALITIES):
+            title = f"SqueezeNet (ImageNet labels), as the default, {quality}"
+            row(title, lambda quality=quality: as_default(supervised, quality, device))
     default = weights.ASSETS / "default.safetensors"
     row("untrained default, common protocol", lambda: common(untrained(default).to(device), None))
     row("raw colour", lambda: load_tracker("colour", device=device))

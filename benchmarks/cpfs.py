@@ -1,0 +1,128 @@
+"""Figure and ground without labels, as Markdown: how well one cluster of an embedding fits the object of a frame.
+
+``python benchmarks/cpfs.py CLIPS DAVIS --steps N`` trains recipes/small/cpfs.toml by each loss for the same number of
+steps (a run that was stopped goes on), then cuts a few frames of each sequence into k clusters, each frame alone, and
+takes the cluster with the best IoU with the true mask. Colours (Lab) and places (x, y) are clustered beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from measure import ROOT, arguments, encoder_digest, heading, line, read, scores_for, setting, trained, untrained
+from torch import Tensor
+
+from pixeltrail import weights
+from pixeltrail.colour import colour_classes, rgb_to_lab
+from pixeltrail.data.davis import DavisSequence, read_ids
+from pixeltrail.data.files import fingerprint, write_text
+from pixeltrail.data.images import read_image
+from pixeltrail.evaluation.masks import jaccard
+from pixeltrail.geometry import pixel_grid
+from pixeltrail.jobs.segment import STRIDE, directions, embedded
+from pixeltrail.tracker import Tracker
+from pixeltrail.types import Image
+
+LOSSES = ("kta", "ce", "ce-rev", "direct")
+CLUSTERS = (2, 4, 8)
+FRAMES = 3
+SIZE = 240
+RECIPE = ROOT / "recipes" / "small" / "cpfs.toml"
+
+
+def of_network(tracker: Tracker, image: Image, clusters: int) -> Tensor:
+    """Which cluster each cell of a frame is in: (h, w)."""
+    with torch.inference_mode():
+        features, _, _ = embedded(tracker, image, SIZE)
+    points = features.flatten(1).T
+    return (points @ directions(points, clusters).T).argmax(1).view(features.shape[1:])
+
+
+def of_colours(image: Image, clusters: int) -> Tensor:
+    return _nearest(rgb_to_lab(_small(image))[0], clusters)
+
+
+def of_places(image: Image, clusters: int) -> Tensor:
+    return _nearest(pixel_grid(*_small(image).shape[-2:]), clusters)
+
+
+def _small(image: Image) -> Tensor:
+    rgb = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0).float() / 255
+    scale = SIZE / min(image.shape[:2]) / STRIDE
+    return F.interpolate(rgb, scale_factor=scale, mode="bilinear", antialias=True)
+
+
+def _nearest(values: Tensor, clusters: int) -> Tensor:
+    points = values.flatten(1).T
+    return torch.cdist(points, colour_classes(points, clusters)).argmin(1).view(values.shape[1:])
+
+
+def best_iou(sequence: DavisSequence, cut: Callable[[Image, int], Tensor]) -> list[float]:
+    """For each number of clusters the IoU of the best one with the true mask, the mean over ``FRAMES`` frames."""
+    rows = []
+    for t in np.linspace(0, len(sequence.frames) - 1, FRAMES).round().astype(int):
+        truth = read_ids(sequence.annotations[t], binary=sequence.binary) == 1
+        image = read_image(sequence.frames[t])
+        row = []
+        for k in CLUSTERS:
+            ids = cut(image, k).float()[None, None]
+            ids = F.interpolate(ids, truth.shape, mode="nearest-exact")[0, 0].numpy()
+            row.append(max(jaccard(ids == c, truth) for c in range(k)))
+        rows.append(row)
+    return [float(x) for x in np.mean(rows, 0)]
+
+
+def main() -> None:
+    args = arguments(__doc__, "data").parse_args()
+    scores = scores_for(args)
+    path = args.out / "figure-ground.json"
+    print(f"{setting(scores)}, {FRAMES} frames each; {RECIPE.relative_to(ROOT)}, {args.steps or 'its own'} steps "
+          f"{' '.join(args.set)}\n")  # fmt: skip
+    heading("clusters of", *(f"IoU, best of {k}" for k in CLUSTERS), "alignment", "progress", "minutes")
+
+    def row(title: str, key: str, cut: Callable[[Image, int], Tensor], *others: object) -> None:
+        found = []
+        for sequence in scores.sequences:
+            name = f"{key} {fingerprint([*sequence.frames, *sequence.annotations])}"
+            kept = read(path)
+            if name not in kept:
+                kept[name] = best_iou(sequence, cut)
+                write_text(path, _text(kept))
+            found.append(kept[name])
+        line(title, *(float(x) for x in np.mean(found, 0)), *others)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    row("colours", "lab", of_colours, "", "", "")
+    row("places", "places", of_places, "", "", "")
+    for loss in LOSSES:
+        if args.only not in loss:
+            continue
+        file = trained(args.out / loss, args, *args.set, f'settings.loss="{loss}"', recipe=RECIPE)
+        if loss == LOSSES[0]:
+            before = untrained(file)
+            row("the untrained network", encoder_digest(before), partial(of_network, before), "", "", "")
+        tracker = weights.load(file, device=args.device)
+        said = _last(args.out / loss)
+        minutes = f"{weights.read_card(file)['seconds'] / 60:.0f}"
+        measured = (said.get("alignment"), said.get("progress"))
+        row(loss, encoder_digest(tracker), partial(of_network, tracker), *measured, minutes)
+
+
+def _text(kept: dict[str, list[float]]) -> str:
+    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+
+
+def _last(folder: Path) -> dict[str, float]:
+    """The last line of a run's metrics."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return dict(json.loads(lines[-1])) if lines else {}
+
+
+if __name__ == "__main__":
+    main()
