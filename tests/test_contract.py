@@ -29,6 +29,7 @@ SMALL = {
     "cycletime": {"width": 8, "channels": 16, "grid": 21},
     "uvc": {"width": 8, "code_width": 8, "code": 16},
     "published": {"width": 16},
+    "cpfs": {"width": 12, "fc": 32, "hidden": 32},
 }
 METHODS = catalogue.names()
 SIZE = (128, 192)
@@ -46,7 +47,9 @@ def small(method: str) -> pixeltrail.Tracker:
 
 def _batch(clip, frames=3, progress=0.5) -> Batch:
     x = torch.from_numpy(clip.frames[:frames, :64, :64]).movedim(-1, 1)[None].float() / 255
-    return Batch(x.repeat(2, 1, 1, 1, 1).clone(), torch.Generator().manual_seed(1), progress)
+    flow = torch.from_numpy(clip.flow[:1, :64, :64]).movedim(-1, 1)  # which some methods learn from
+    both = x.repeat(2, 1, 1, 1, 1).clone(), flow.repeat(2, 1, 1, 1).clone()
+    return Batch(both[0], torch.Generator().manual_seed(1), progress, both[1])
 
 
 @pytest.mark.parametrize("method", METHODS)
