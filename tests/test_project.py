@@ -15,18 +15,18 @@ ROOT = SOURCE.parents[1]
 # Imports point downwards: a module may import from its own level and from those above it in this list.
 LEVELS = [
     {"errors", "types"},
-    {"geometry", "colour"},
+    {"geometry", "colour", "pickles"},
     {"affinity", "boxes", "guided", "kernels", "memory", "bottleneck", "nets"},
     {"tracker", "sessions", "flow"},
     {"methods"},
-    {"catalogue", "weights"},
+    {"catalogue", "weights", "backbone", "flow_networks"},
     {"protocols"},
-    {"predictors", "training", "jobs", "checkpoints"},
-    {"demo"},
-    {"cli", "__main__"},
+    {"predictors", "flow_methods", "training", "jobs", "exchange", "checkpoints"},
+    {"demo", "batch", "export"},
+    {"cli", "__main__", "app"},
 ]
 BESIDE = {"data", "evaluation", "visual"}  # these see the first two levels and themselves
-READS_FILES = {"training", "jobs", "demo", "cli"}  # these may see what stands beside
+READS_FILES = {"training", "jobs", "exchange", "demo", "batch", "export", "cli", "app"}  # these may see what stands beside
 
 
 def _imports(file: Path) -> set[str]:

@@ -15,9 +15,16 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, subcommand
 
 from pixeltrail.cli.adapt import Adapt
+from pixeltrail.cli.app import App
+from pixeltrail.cli.batch import Batch
 from pixeltrail.cli.colours import Colours
 from pixeltrail.cli.convert import Convert
 from pixeltrail.cli.evaluate import Evaluate
+from pixeltrail.cli.export import Export
+from pixeltrail.cli.flow import Flow
+from pixeltrail.cli.motion import Count, Motion, SlowMotion, Stabilise
+from pixeltrail.cli.report import Report
+from pixeltrail.cli.segment import Segment
 from pixeltrail.cli.show import Demo, Features, Models, Render
 from pixeltrail.cli.track import Track
 from pixeltrail.cli.train import Train
@@ -26,6 +33,9 @@ from pixeltrail.errors import DiskError, PixeltrailError
 Command = (
     Annotated[Track, subcommand("track")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[Batch, subcommand("batch")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Adapt, subcommand("adapt")]
     | Annotated[Colours, subcommand("colours")]
@@ -33,6 +43,13 @@ Command = (
     | Annotated[Render, subcommand("render")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Convert, subcommand("convert")]
+    | Annotated[App, subcommand("app")]
+    | Annotated[Flow, subcommand("flow")]
+    | Annotated[SlowMotion, subcommand("slowmo")]
+    | Annotated[Stabilise, subcommand("stabilise")]
+    | Annotated[Motion, subcommand("motion")]
+    | Annotated[Count, subcommand("count")]
+    | Annotated[Segment, subcommand("segment")]
     | Annotated[Models, subcommand("models")]
 )
 
@@ -41,8 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     """The console script. Returns 0; 2 for bad input or usage, 3 for a full disk, 4 for an input that could be used in
     part, 130 and 143 when stopped by Ctrl-C and SIGTERM. What went wrong is said in one line on stderr."""
     argv = sys.argv[1:] if argv is None else argv
-    command = parse(argv)
+    command = None
     try:
+        command = parse(argv)
         with _stopped_by_sigterm():
             return int(command.run())
     except KeyboardInterrupt as stop:

@@ -1,0 +1,387 @@
+// What the page knows of the open project: masks, frames, objects, points, and how each change is undone and saved.
+
+import * as api from "./api";
+import type { Job, Message, Point, Project, Thing } from "./api";
+import { fail, say } from "./dom";
+import { decode, encode } from "./runs";
+
+export type Tool = "pan" | "brush" | "eraser" | "polygon" | "box" | "point" | "fill";
+export type Why = "none" | "heat" | "pca" | "flow";
+type Runs = Uint8Array<ArrayBuffer>;
+interface Step {
+  label: string;
+  undo(): void;
+  redo(): void;
+}
+
+const COLORS = ["#ff5a5f", "#2dd4a7", "#5b9dff", "#ffb454", "#c678ff", "#3fd0e6", "#f78fb3", "#a8d84e", "#ff8a3d", "#8d9bff"];
+const MASK_BYTES = 192 << 20;
+const FRAME_BYTES = 320 << 20;
+
+/** The last things used, up to a number of bytes. */
+class Kept<T> {
+  private readonly map = new Map<number, T>();
+  constructor(private readonly most: number, private readonly drop: (value: T) => void = () => undefined) {}
+  get(key: number): T | undefined {
+    const value = this.map.get(key);
+    if (value !== undefined) {
+      this.map.delete(key);
+      this.map.set(key, value);
+    }
+    return value;
+  }
+  has = (key: number) => this.map.has(key);
+  set(key: number, value: T): void {
+    this.delete(key);
+    this.map.set(key, value);
+    while (this.map.size > this.most) this.delete(this.map.keys().next().value!);
+  }
+  delete(key: number): void {
+    const old = this.map.get(key);
+    if (old !== undefined && this.map.delete(key)) this.drop(old);
+  }
+}
+
+export class Model {
+  project: Project | null = null;
+  frame = 0;
+  ids = new Uint8Array(0);
+  picture: ImageBitmap | null = null;
+  overlay: ImageBitmap | null = null;
+  tool: Tool = "brush";
+  why: Why = "none";
+  radius = 12;
+  tolerance = 0.5;
+  selected = 0;
+  chosen = new Set<number>();
+  range: [number, number] = [0, 0];
+  jobs = new Map<string, Job>();
+  follow = true;
+  /** The user looks at or paints something else while tracking goes on: do not lead them away. */
+  left = false;
+  hands = false;
+  loop = false;
+  playing = false;
+  saving = 0;
+  broken = false;
+  copied: Uint8Array | null = null;
+  past: Step[] = [];
+  future: Step[] = [];
+  /** Called with what has changed: "project", "frame", "mask", "tool", "objects", "points", "jobs", "strip", "history". */
+  changed: (what: string) => void = () => undefined;
+  exported: (name: string) => void = () => undefined;
+
+  private masks = new Kept<Uint8Array>(16);
+  private frames = new Kept<ImageBitmap>(16, (b) => b.close());
+  private loading = new Map<number, Promise<ImageBitmap>>();
+  private wanted = 0;
+  private queue: Promise<unknown> = Promise.resolve();
+  private stop: () => void = () => undefined;
+
+  get things(): Thing[] {
+    return this.project?.objects.filter((t) => !t.deleted) ?? [];
+  }
+  get points(): Point[] {
+    return this.project?.points ?? [];
+  }
+  get current(): Thing | undefined {
+    return this.things.find((t) => t.id === this.selected);
+  }
+  get isKey(): boolean {
+    return this.project?.keys.includes(this.frame) ?? false;
+  }
+  get running(): Job | undefined {
+    return [...this.jobs.values()].find((j) => j.kind !== "export");
+  }
+
+  async open(id: string, frame = 0): Promise<void> {
+    this.stop();
+    const project = await api.project(id);
+    const pixels = project.width * project.height;
+    this.masks = new Kept(Math.max(8, Math.floor(MASK_BYTES / pixels)));
+    this.frames = new Kept(Math.max(6, Math.floor(FRAME_BYTES / (4 * pixels))), (b) => b.close());
+    this.loading.clear();
+    this.project = project;
+    this.past = [];
+    this.future = [];
+    this.jobs = new Map(project.jobs.map((j) => [j.id, j]));
+    this.range = [0, project.count - 1];
+    this.chosen = new Set(this.things.map((t) => t.id));
+    this.selected = this.things[0]?.id ?? 0;
+    this.ids = new Uint8Array(pixels);
+    this.picture = null;
+    this.changed("project");
+    this.stop = api.listen(id, (m, data) => this.heard(m, data), (b) => this.reconnected(b));
+    await this.show(Math.min(frame, project.count - 1));
+  }
+
+  close(): void {
+    this.stop();
+    this.project = null;
+    this.changed("project");
+  }
+
+  /** Shows a frame once its picture and mask are there; the last one that was asked for wins. */
+  async show(t: number, following = false): Promise<boolean> {
+    const project = this.project;
+    if (!project) return false;
+    if (!following && this.running) this.left = true;
+    t = Math.max(0, Math.min(project.count - 1, Math.round(t)));
+    this.wanted = t;
+    try {
+      const [picture, ids] = await Promise.all([this.load(t), this.mask(t)]);
+      if (this.wanted !== t || this.project !== project) return false;
+      this.frame = t;
+      this.picture = picture;
+      this.ids = ids.slice();
+      this.overlay = null;
+      history.replaceState(null, "", `#${project.id}/${t}`);
+      this.changed("frame");
+      void this.explain();
+      return true;
+    } catch (error) {
+      fail(error);
+      return false;
+    }
+  }
+
+  ready = (t: number) => this.frames.has(t) && this.masks.has(t);
+  prefetch(t: number): void {
+    if (this.project && t < this.project.count && !this.ready(t)) {
+      void this.load(t).catch(() => undefined);
+      void this.mask(t).catch(() => undefined);
+    }
+  }
+
+  async explain(): Promise<void> {
+    const { project, frame, why } = this;
+    if (!project || (why !== "pca" && why !== "flow")) {
+      this.overlay = null;
+      return this.changed("mask");
+    }
+    try {
+      const overlay = await api.picture(project.id, `${why}/${frame}`);
+      if (this.frame === frame && this.why === why) this.overlay = overlay;
+      this.changed("mask");
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  private load(t: number): Promise<ImageBitmap> {
+    const kept = this.frames.get(t);
+    if (kept) return Promise.resolve(kept);
+    const { project, frames, loading } = this;
+    let found = loading.get(t);
+    if (!found) {
+      found = api.picture(project!.id, `frames/${t}.jpg`).then((picture) => {
+        if (this.frames === frames) frames.set(t, picture);
+        return picture;
+      });
+      found.finally(() => loading.delete(t)).catch(() => undefined);
+      loading.set(t, found);
+    }
+    return found;
+  }
+
+  async mask(t: number): Promise<Uint8Array> {
+    const kept = this.masks.get(t);
+    if (kept) return kept;
+    const { project, masks } = this;
+    const known = project!.tracked[t] !== undefined;
+    const ids = known ? decode(await api.mask(project!.id, t), project!.width * project!.height) : this.empty();
+    if (this.masks === masks && !masks.has(t)) masks.set(t, ids);
+    return ids;
+  }
+  private empty = () => new Uint8Array(this.project!.width * this.project!.height);
+
+  // Changes
+
+  /** The mask that is shown has been painted on, and was `before`. */
+  painted(label: string, before: Uint8Array): void {
+    const [t, was, now] = [this.frame, encode(before), encode(this.ids)];
+    if (was.length === now.length && was.every((b, i) => b === now[i])) return;
+    const wasKey = this.isKey;
+    this.did({ label, undo: () => this.put(t, was, wasKey), redo: () => this.put(t, now, true) });
+    this.put(t, now, true, false);
+  }
+
+  private put(t: number, runs: Runs, key: boolean, visit = true): void {
+    const project = this.project!;
+    const ids = decode(runs, project.width * project.height);
+    this.masks.set(t, ids);
+    project.keys = project.keys.filter((k) => k !== t);
+    if (key) project.keys = [...project.keys, t].sort((a, b) => a - b);
+    project.tracked[t] ??= {};
+    this.save(async () => {
+      const told = await api.paint(project.id, t, runs, key);
+      project.tracked[t] = told.confidence;
+      if (!key && Object.keys(told.confidence).length === 0) delete project.tracked[t];
+    });
+    if (visit) void this.show(t);
+    this.changed("mask");
+  }
+
+  setThings(label: string, now: Thing[]): void {
+    const was = this.project!.objects;
+    const set = (things: Thing[]) => () => {
+      this.project!.objects = things;
+      if (!this.current) this.selected = this.things[0]?.id ?? 0;
+      this.save(() => api.objects(this.project!.id, things));
+      this.changed("objects");
+    };
+    this.did({ label, undo: set(was), redo: set(now) });
+    set(now)();
+  }
+
+  change(id: number, label: string, to: Partial<Thing>): void {
+    this.setThings(label, this.project!.objects.map((t) => (t.id === id ? { ...t, ...to } : t)));
+  }
+
+  /** A new object, which is then the one that is painted. */
+  addThing(): Thing | undefined {
+    const taken = new Set(this.project!.objects.map((t) => t.id));
+    const id = Array.from({ length: 254 }, (_, i) => i + 1).find((i) => !taken.has(i));
+    if (!id) {
+      say("254 objects are the most.", "error");
+      return undefined;
+    }
+    const color = COLORS[(id - 1) % COLORS.length]!;
+    const thing = { id, name: `Object ${id}`, color, hidden: false, locked: false, deleted: false };
+    this.selected = id;
+    this.chosen.add(id);
+    this.setThings("add object", [...this.project!.objects, thing]);
+    return thing;
+  }
+
+  setPoints(label: string, now: Point[]): void {
+    const project = this.project!;
+    const was = project.points;
+    const set = (points: Point[]) => () => {
+      project.points = points;
+      const ids = new Set(points.map((p) => p.id));
+      for (const row of Object.values(project.followed)) for (const id of Object.keys(row)) if (!ids.has(+id)) delete row[+id];
+      for (const p of points) for (const [t, [x, y]] of Object.entries(p.keys)) (project.followed[+t] ??= {})[p.id] = [x, y, 1];
+      this.save(() => api.points(project.id, points));
+      this.changed("points");
+    };
+    this.did({ label, undo: set(was), redo: set(now) });
+    set(now)();
+  }
+
+  placePoint(id: number | null, x: number, y: number): void {
+    const t = this.frame;
+    if (id === null) {
+      const next = Math.max(-1, ...this.points.map((p) => p.id)) + 1;
+      this.setPoints("add point", [...this.points, { id: next, name: `Point ${next + 1}`, keys: { [t]: [x, y] } }]);
+    } else {
+      const moved = (p: Point): Point => (p.id === id ? { ...p, keys: { ...p.keys, [t]: [x, y] } } : p);
+      this.setPoints("move point", this.points.map(moved));
+    }
+  }
+
+  async importMask(file: File): Promise<void> {
+    const project = this.project!;
+    const runs = await api.importMask(project.id, this.frame, file);
+    const found = decode(runs, project.width * project.height);
+    const known = new Set(project.objects.map((t) => t.id));
+    const fresh = [...new Set(found)].filter((i) => i > 0 && i < 255 && !known.has(i)).sort((a, b) => a - b);
+    if (fresh.length) {
+      const make = (id: number): Thing => ({
+        id, name: `Object ${id}`, color: COLORS[(id - 1) % COLORS.length]!, hidden: false, locked: false, deleted: false,
+      });
+      this.setThings("import objects", [...project.objects, ...fresh.map(make)]);
+      fresh.forEach((i) => this.chosen.add(i));
+    }
+    const before = this.ids.slice();
+    this.ids = found.map((i) => (i === 255 ? 0 : i));
+    this.painted("import mask", before);
+  }
+
+  private did(step: Step): void {
+    this.past.push(step);
+    this.future = [];
+    this.changed("history");
+  }
+
+  undo(): void {
+    const step = this.past.pop();
+    if (!step) return;
+    step.undo();
+    this.future.push(step);
+    this.changed("history");
+  }
+
+  redo(): void {
+    const step = this.future.pop();
+    if (!step) return;
+    step.redo();
+    this.past.push(step);
+    this.changed("history");
+  }
+
+  /** Writes follow one another, so that a mask never comes before its object. */
+  private save(write: () => Promise<unknown>): void {
+    this.saving++;
+    this.changed("saving");
+    this.queue = this.queue.then(write).catch(fail).finally(() => {
+      this.saving--;
+      this.changed("saving");
+    });
+  }
+
+  // Jobs
+
+  async begin(body: Record<string, unknown>): Promise<void> {
+    try {
+      await this.queue;
+      this.left = false;
+      const job = await api.start(this.project!.id, body);
+      if (!this.jobs.has(job.id)) this.jobs.set(job.id, job);
+      this.changed("jobs");
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  act(job: Job, action: "pause" | "resume" | "cancel"): void {
+    api.act(this.project!.id, job.id, action).catch(fail);
+  }
+
+  private heard(message: Message, data: Uint8Array): void {
+    const project = this.project!;
+    if (message.type === "job") {
+      const over = ["done", "failed", "cancelled"].includes(message.state);
+      if (over) this.jobs.delete(message.id);
+      else this.jobs.set(message.id, message);
+      if (message.state === "failed") say(message.note, "error");
+      if (message.kind === "adapt" && message.state === "done") {
+        project.adapted = true;
+        say(`Adapted. ${message.note}`);
+      }
+      if (message.kind === "export" && message.state === "done") {
+        this.exported(message.result);
+        if (message.note) say(message.note);
+      }
+      return this.changed("jobs");
+    }
+    const job = this.jobs.get(message.job);
+    if (job) Object.assign(job, { done: message.done, total: message.total });
+    if (message.type === "points") project.followed[message.frame] = message.points;
+    else {
+      project.tracked[message.frame] = message.confidence;
+      if (data.length) this.masks.set(message.frame, decode(data, project.width * project.height));
+      else this.masks.delete(message.frame);
+    }
+    const lead = this.follow && !this.left && !this.playing;
+    if (!this.hands && (message.frame === this.frame || lead)) void this.show(message.frame, true);
+    return this.changed("jobs");
+  }
+
+  private reconnected(broken: boolean): void {
+    const again = this.broken && !broken;
+    this.broken = broken;
+    this.changed("saving");
+    if (again && this.project) void this.open(this.project.id, this.frame).catch(fail);
+  }
+}

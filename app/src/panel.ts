@@ -1,0 +1,141 @@
+// At the right: objects, points, tracking, seeing why, and files in and out.
+
+import type { Job, Thing } from "./api";
+import { button, fail, h, icon } from "./dom";
+import type { Model, Why } from "./model";
+
+const section = (title: string, ...children: (Node | null)[]) => h("section", { className: "block" }, h("h2", {}, title), ...children);
+
+export class Panel {
+  private readonly objects = h("ul", { className: "things" });
+  private readonly points = h("ul", { className: "things" });
+  private readonly pointsBlock: HTMLElement;
+  private readonly jobs = h("div", { className: "jobs" });
+  private readonly method = h("select", { "aria-label": "Method" });
+  private readonly quality = h("select", { "aria-label": "Quality", title: "Smaller pictures are followed faster" },
+    h("option", { value: "fast" }, "Fast"), h("option", { value: "balanced", selected: true }, "Balanced"), h("option", { value: "best" }, "Best"));
+  private readonly minutes = h("input", { type: "number", min: "0.1", max: "240", step: "0.5", value: "1", className: "frame-field", "aria-label": "Minutes of adaptation" });
+  private readonly format = h("select", { "aria-label": "Format" });
+  private readonly what = h("select", { "aria-label": "What to export" }, h("option", { value: "masks" }, "Masks"), h("option", { value: "points" }, "Points"));
+  private readonly file = h("input", { type: "file", accept: ".png,.json", hidden: true, onchange: () => this.take() });
+  private readonly why = new Map<Why, HTMLButtonElement>();
+  private readonly follow = h("input", { type: "checkbox", checked: true, onchange: () => (this.model.follow = this.follow.checked) });
+  private readonly track: HTMLButtonElement[];
+  readonly root: HTMLElement;
+
+  constructor(private readonly model: Model, formats: Record<string, string>) {
+    const names: Record<string, string> = { mp4: "Overlay video (MP4)", webm: "Overlay video (WebM)", gif: "Overlay (GIF)", davis: "DAVIS masks (PNG)", cutouts: "Cut-outs (PNG)" };
+    for (const [key, title] of Object.entries(formats)) this.format.append(h("option", { value: key }, names[key] ?? title));
+    this.track = [
+      button("Track backward over the range (Shift+T)", null, () => this.begin(-1), { className: "wide" }),
+      button("Track forward over the range (T)", null, () => this.begin(1), { className: "wide main" }),
+    ];
+    this.track[0]!.replaceChildren(icon("backward"), "Backward");
+    this.track[1]!.replaceChildren("Forward", icon("forward"));
+    this.pointsBlock = section("Points", this.points);
+    const whys: [Why, string, string][] = [
+      ["none", "Off", "Only the picture"], ["heat", "Looks at", "Hover over a pixel: what it looks at on the nearest key frame (W)"],
+      ["pca", "Features", "Features as colours: what the method takes for the same has the same colour"], ["flow", "Motion", "Motion to the next frame: colour says where to, strength how far"],
+    ];
+    for (const [why, label, title] of whys) {
+      this.why.set(why, h("button", { type: "button", title, onclick: () => this.setWhy(why) }, label));
+    }
+    this.root = h("aside", { className: "panel", "aria-label": "Objects and tracking" },
+      section("Objects", this.objects, button("Add object (N)", "+ Add object", () => model.addThing(), { className: "wide" })),
+      this.pointsBlock,
+      section("Track",
+        h("p", { className: "muted" }, "From this frame to the end of the range. Ticked objects are followed; frames that you painted stay as they are."),
+        h("div", { className: "row" }, ...this.track),
+        h("div", { className: "pair" }, h("label", {}, "Method", this.method), h("label", {}, "Quality", this.quality)),
+        h("label", { className: "inline" }, this.follow, " Show frames as they are tracked"),
+        this.jobs,
+        h("details", {}, h("summary", {}, "Adapt to this video"),
+          h("p", { className: "muted" }, "Trains on this video for some minutes, without labels. What gains nothing is not used."),
+          h("div", { className: "row" }, h("label", { className: "inline grow" }, "Minutes ", this.minutes),
+            button("Adapt the weights to this video", "Adapt", () => void model.begin({ kind: "adapt", minutes: this.minutes.valueAsNumber || 1, quality: this.quality.value }))))),
+      section("See why", h("div", { className: "row segmented", role: "group", "aria-label": "See why" }, ...this.why.values())),
+      section("Files",
+        h("div", { className: "row" }, button("Import a mask for this frame: PNG, COCO or LabelMe", "Import mask…", () => this.file.click(), { className: "wide" }), this.file),
+        h("div", { className: "pair" }, h("label", {}, "What", this.what), h("label", {}, "Format", this.format)),
+        button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" })),
+    );
+  }
+
+  update(): void {
+    const { model } = this;
+    this.root.hidden = !model.project;
+    if (!model.project) return;
+    if (!this.objects.contains(document.activeElement) || document.activeElement?.tagName !== "INPUT" || (document.activeElement as HTMLInputElement).type !== "text") {
+      this.objects.replaceChildren(...model.things.map((t) => this.thing(t)));
+      if (!model.things.length) this.objects.append(h("li", { className: "empty" }, "No object yet. Choose the brush and paint one: it is made by itself."));
+    }
+    this.pointsBlock.hidden = !model.points.length;
+    this.points.replaceChildren(...model.points.map((p) => h("li", {},
+      h("span", { className: "dot" }), h("span", { className: "grow" }, p.name),
+      button(`Delete ${p.name}`, "bin", () => model.setPoints("delete point", model.points.filter((q) => q.id !== p.id)), { className: "plain" }))));
+    this.points.querySelectorAll<HTMLElement>(".dot").forEach((dot, i) => (dot.style.background = `hsl(${(model.points[i]!.id * 137.5) % 360} 90% 65%)`));
+    const methods = [["standard", "Standard"], ...(model.project.adapted ? [["adapted", "Adapted"]] : [])] as const;
+    if (this.method.options.length !== methods.length) {
+      this.method.replaceChildren(...methods.map(([value, label]) => h("option", { value: value! }, label!)));
+    }
+    for (const [why, made] of this.why) made.setAttribute("aria-pressed", String(model.why === why));
+    for (const made of this.track) made.disabled = !!model.running;
+    this.jobs.replaceChildren(...[...model.jobs.values()].map((j) => this.job(j)));
+  }
+
+  private thing(t: Thing): HTMLElement {
+    const { model } = this;
+    const colour = h("input", { type: "color", value: t.color, className: "colour", "aria-label": `Colour of ${t.name}`, onchange: (e: Event) => model.change(t.id, "colour", { color: (e.target as HTMLInputElement).value }) });
+    const name = h("input", { type: "text", value: t.name, maxLength: 60, className: "name", "aria-label": `Name of object ${t.id}`, onfocus: () => this.select(t.id), onchange: (e: Event) => model.change(t.id, "rename", { name: (e.target as HTMLInputElement).value.trim() || `Object ${t.id}` }) });
+    const sure = model.project!.tracked[model.frame]?.[t.id];
+    const ticked = h("input", { type: "checkbox", checked: model.chosen.has(t.id), title: "Follow when tracking", "aria-label": `Follow ${t.name}`, onchange: (e: Event) => void ((e.target as HTMLInputElement).checked ? model.chosen.add(t.id) : model.chosen.delete(t.id)) });
+    return h("li", { className: t.id === model.selected ? "selected" : "", "aria-current": String(t.id === model.selected), onclick: (e: Event) => e.target === e.currentTarget && this.select(t.id) },
+      ticked, colour, name,
+      h("span", { className: "muted sureness", title: "How sure the tracker is on this frame" }, sure === undefined || model.isKey ? "" : sure ? `${Math.round(100 * sure)} %` : "gone"),
+      button(`${t.hidden ? "Show" : "Hide"} ${t.name}`, t.hidden ? "hidden" : "eye", () => model.change(t.id, "hide", { hidden: !t.hidden }), { className: "plain", "aria-pressed": String(t.hidden) }),
+      button(`${t.locked ? "Unlock" : "Lock"} ${t.name}`, t.locked ? "lock" : "open", () => model.change(t.id, "lock", { locked: !t.locked }), { className: "plain", "aria-pressed": String(t.locked) }),
+      button(`Delete ${t.name}`, "bin", () => model.change(t.id, "delete object", { deleted: true }), { className: "plain" }));
+  }
+
+  private select(id: number): void {
+    this.model.selected = id;
+    this.objects.querySelectorAll("li").forEach((li, i) => li.classList.toggle("selected", this.model.things[i]?.id === id));
+    this.model.changed("tool");
+  }
+
+  private job(job: Job): HTMLElement {
+    const { model } = this;
+    const what = { masks: "Tracking", points: "Following points", adapt: "Adapting", export: "Exporting" }[job.kind];
+    const state = job.state === "waiting" ? "waiting" : job.state === "paused" ? "paused" : job.total ? `${job.done} of ${job.total}` : "starting";
+    return h("div", { className: "job" },
+      h("div", { className: "row" }, h("span", { className: "grow" }, `${what}: ${state}`),
+        job.kind === "export" || job.kind === "adapt" ? null : button(job.state === "paused" ? "Go on" : "Pause", job.state === "paused" ? "play" : "pause", () => model.act(job, job.state === "paused" ? "resume" : "pause"), { className: "plain" }),
+        button("Cancel", "stop", () => model.act(job, "cancel"), { className: "plain" })),
+      h("progress", { max: Math.max(1, job.total), value: job.done, "aria-label": what }),
+      job.note ? h("span", { className: "muted" }, job.note) : null);
+  }
+
+  setWhy(why: Why): void {
+    this.model.why = why;
+    this.model.changed("tool");
+    void this.model.explain();
+  }
+
+  /** Follows points where the point tool is chosen or there is nothing else, else objects. */
+  begin(step: 1 | -1): void {
+    const { model } = this;
+    if (!model.project || model.running) return;
+    const end = step > 0 ? Math.max(model.range[1], model.frame) : Math.min(model.range[0], model.frame);
+    const points = model.points.length > 0 && (model.tool === "point" || !model.things.length);
+    void model.begin({
+      kind: points ? "points" : "masks", begin: model.frame, end, method: this.method.value || "standard", quality: this.quality.value,
+      objects: model.things.map((t) => t.id).filter((i) => model.chosen.has(i)),
+    });
+  }
+
+  private take(): void {
+    const file = this.file.files?.[0];
+    this.file.value = "";
+    if (file) this.model.importMask(file).catch(fail);
+  }
+}

@@ -1,0 +1,228 @@
+// Below the picture: play and step, and the scrubber with thumbnails, key frames, and how sure the tracker was.
+
+import * as api from "./api";
+import { button, h, icon } from "./dom";
+import type { Model } from "./model";
+
+const THUMBS = 46;
+const STRIP = 14;
+
+export class Timeline {
+  private readonly canvas = h("canvas", { className: "strip", tabIndex: 0, role: "slider", "aria-label": "Frame", "aria-valuemin": 0 });
+  private readonly field = h("input", { type: "number", min: "0", className: "frame-field", "aria-label": "Frame number", onchange: () => void this.model.show(this.field.valueAsNumber || 0) });
+  private readonly total = h("span", { className: "muted" });
+  private readonly begin = h("input", { type: "number", min: "0", className: "frame-field", "aria-label": "First frame of the range", onchange: () => this.setRange() });
+  private readonly end = h("input", { type: "number", min: "0", className: "frame-field", "aria-label": "Last frame of the range", onchange: () => this.setRange() });
+  private readonly playing = button("Play or pause (space)", "play", () => this.play());
+  private readonly looping = button("Loop (L)", "loop", () => this.loop(), { "aria-pressed": "false" });
+  private thumbs = new Map<number, HTMLImageElement>();
+  private last = 0;
+  private drawn = 0;
+  readonly root = h("section", { className: "timeline", "aria-label": "Timeline" },
+    h("div", { className: "transport" },
+      button("Previous key frame ([)", "lastKey", () => this.key(-1)),
+      button("One frame back (←)", "last", () => void this.model.show(this.model.frame - 1)),
+      this.playing,
+      button("One frame on (→)", "next", () => void this.model.show(this.model.frame + 1)),
+      button("Next key frame (])", "nextKey", () => this.key(1)),
+      this.looping,
+      h("label", { className: "inline" }, "Frame ", this.field), this.total,
+      h("span", { className: "space" }),
+      button("Go to the next frame where the tracker doubts (D)", "Next doubt", () => this.doubt()),
+      h("span", { className: "inline" }, "Range ", this.begin, " – ", this.end),
+    ),
+    this.canvas,
+    h("div", { className: "legend muted" },
+      h("span", { className: "swatch key" }), "key frame", h("span", { className: "swatch sure" }), "sure",
+      h("span", { className: "swatch doubt" }), "in doubt", h("span", { className: "swatch none" }), "not tracked yet"),
+  );
+
+  constructor(private readonly model: Model) {
+    let held = false;
+    const go = (e: PointerEvent) => void model.show(this.frameAt(e.offsetX));
+    this.canvas.addEventListener("pointerdown", (e) => {
+      held = true;
+      this.canvas.setPointerCapture(e.pointerId);
+      go(e);
+    });
+    this.canvas.addEventListener("pointermove", (e) => {
+      if (held) go(e);
+      else if (model.project) this.canvas.title = `Frame ${this.frameAt(e.offsetX)}`;
+    });
+    const leave = () => (held = false);
+    this.canvas.addEventListener("pointerup", leave);
+    this.canvas.addEventListener("pointercancel", leave);
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+  }
+
+  update(what: string): void {
+    const { project, frame } = this.model;
+    if (what === "project") this.thumbs.clear();
+    this.root.hidden = !project;
+    if (!project) return;
+    this.total.textContent = `of ${project.count - 1}`;
+    this.field.max = this.begin.max = this.end.max = String(project.count - 1);
+    this.field.value = String(frame);
+    [this.begin.value, this.end.value] = this.model.range.map(String) as [string, string];
+    this.canvas.setAttribute("aria-valuemax", String(project.count - 1));
+    this.canvas.setAttribute("aria-valuenow", String(frame));
+    this.playing.replaceChildren(icon(this.model.playing ? "pause" : "play"));
+    this.looping.setAttribute("aria-pressed", String(this.model.loop));
+    this.draw();
+  }
+
+  private setRange(): void {
+    const most = this.model.project!.count - 1;
+    const a = Math.min(most, Math.max(0, this.begin.valueAsNumber || 0));
+    const b = Math.min(most, Math.max(0, Number.isNaN(this.end.valueAsNumber) ? most : this.end.valueAsNumber));
+    this.model.range = [Math.min(a, b), Math.max(a, b)];
+    this.model.changed("strip");
+  }
+
+  mark(which: 0 | 1): void {
+    const [a, b] = this.model.range;
+    const { frame } = this.model;
+    this.model.range = which ? [Math.min(a, frame), frame] : [frame, Math.max(b, frame)];
+    this.model.changed("strip");
+  }
+
+  loop(): void {
+    this.model.loop = !this.model.loop;
+    this.update("strip");
+  }
+
+  play(): void {
+    const { model } = this;
+    model.playing = !model.playing && !!model.project;
+    this.update("strip");
+    if (model.playing) {
+      if (model.frame >= model.range[1]) void model.show(model.range[0]);
+      this.last = performance.now();
+      requestAnimationFrame((now) => this.tick(now));
+    }
+  }
+
+  private tick(now: number): void {
+    const { model } = this;
+    if (!model.playing || !model.project) return this.update("strip");
+    const next = model.frame >= model.range[1] ? (model.loop ? model.range[0] : -1) : model.frame + 1;
+    if (next < 0) {
+      model.playing = false;
+      return this.update("strip");
+    }
+    for (let k = 0; k < 6; k++) model.prefetch(next + k);
+    if (now - this.last >= 1000 / model.project.fps && model.ready(next)) {
+      this.last = Math.max(this.last + 1000 / model.project.fps, now - 100);
+      void model.show(next);
+    }
+    requestAnimationFrame((t) => this.tick(t));
+  }
+
+  key(step: 1 | -1): void {
+    const keys = this.model.project?.keys ?? [];
+    const next = step > 0 ? keys.find((k) => k > this.model.frame) : keys.findLast((k) => k < this.model.frame);
+    if (next !== undefined) void this.model.show(next);
+  }
+
+  /** How sure the tracker was of a frame: of its least certain object that is there. */
+  private sure(t: number): number | null {
+    const found = this.model.project!.tracked[t];
+    if (!found) return null;
+    const shown = this.model.things.map((o) => found[o.id]).filter((c): c is number => c !== undefined && c > 0);
+    return shown.length ? Math.min(...shown) : null;
+  }
+
+  doubt(): void {
+    const { project, frame } = this.model;
+    if (!project) return;
+    const sure = Array.from({ length: project.count }, (_, t) => (project.keys.includes(t) ? null : this.sure(t)));
+    const known = sure.filter((c): c is number => c !== null).sort((a, b) => a - b);
+    const limit = known[Math.floor(known.length / 10)];
+    const doubtful = (t: number) => sure[t] != null && limit !== undefined && sure[t]! <= limit;
+    for (let k = 1; k <= project.count; k++) {
+      const t = (frame + k) % project.count;
+      if (doubtful(t)) return void this.model.show(t);
+    }
+  }
+
+  private frameAt(x: number): number {
+    const { count } = this.model.project!;
+    return Math.max(0, Math.min(count - 1, Math.floor((x / this.canvas.clientWidth) * count)));
+  }
+
+  private draw(): void {
+    if (!this.drawn) this.drawn = requestAnimationFrame(() => this.paint());
+  }
+
+  private paint(): void {
+    this.drawn = 0;
+    const { project, frame, range } = this.model;
+    if (!project) return;
+    const dense = window.devicePixelRatio || 1;
+    const w = this.canvas.clientWidth;
+    const high = THUMBS + STRIP + 12;
+    this.canvas.width = Math.round(w * dense);
+    this.canvas.height = Math.round(high * dense);
+    const paint = this.canvas.getContext("2d")!;
+    paint.scale(dense, dense);
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name: string) => style.getPropertyValue(name).trim();
+    const wide = (THUMBS * project.width) / project.height;
+    for (let x = 0; x < w; x += wide) {
+      const image = this.thumb(this.frameAt(Math.min(w - 1, x + wide / 2)));
+      if (image.complete && image.naturalWidth) paint.drawImage(image, x, 0, wide, THUMBS);
+    }
+    const per = w / project.count;
+    const y = THUMBS + 2;
+    paint.fillStyle = colour("--none");
+    paint.fillRect(0, y, w, STRIP);
+    const columns = Math.min(project.count, Math.ceil(w)); // several frames may share a column: the worst one counts
+    for (let c = 0; c < columns; c++) {
+      let worst: number | null = null;
+      const [from, to] = [Math.floor((c * project.count) / columns), Math.max(1, Math.floor(((c + 1) * project.count) / columns))];
+      for (let t = from; t < to; t++) {
+        const sure = this.sure(t);
+        if (sure !== null && (worst === null || sure < worst)) worst = sure;
+      }
+      if (worst === null) continue;
+      paint.fillStyle = `hsl(${Math.round(150 * Math.max(0, Math.min(1, (worst - 0.3) / 0.6)))} 65% 48%)`;
+      paint.fillRect((c * w) / columns, y, Math.max(1, w / columns) + 0.5, STRIP);
+    }
+    paint.fillStyle = colour("--mark");
+    for (const t of project.keys) {
+      const x = (t + 0.5) * per;
+      paint.beginPath();
+      for (const [dx, dy] of [[0, -5], [5, 0], [0, 5], [-5, 0]] as const) paint.lineTo(x + dx, y + STRIP / 2 + dy);
+      paint.fill();
+      paint.strokeStyle = "#000000";
+      paint.lineWidth = 1;
+      paint.closePath();
+      paint.stroke();
+    }
+    paint.fillStyle = "rgb(0 0 0 / 50%)";
+    paint.fillRect(0, 0, range[0] * per, THUMBS);
+    paint.fillRect((range[1] + 1) * per, 0, w, THUMBS);
+    paint.fillStyle = colour("--accent");
+    for (const x of [range[0] * per, (range[1] + 1) * per - 3]) if (range[0] > 0 || range[1] < project.count - 1) paint.fillRect(x, 0, 3, THUMBS);
+    const x = (frame + 0.5) * per;
+    paint.fillStyle = "#000000";
+    paint.fillRect(x - 2.5, 0, 5, high);
+    paint.fillStyle = colour("--head");
+    paint.fillRect(x - 1.5, 0, 3, high);
+    paint.beginPath();
+    for (const [dx, dy] of [[-6, high], [6, high], [0, high - 9]] as const) paint.lineTo(x + dx, dy);
+    paint.fill();
+  }
+
+  private thumb(t: number): HTMLImageElement {
+    let image = this.thumbs.get(t);
+    if (!image) {
+      image = new Image();
+      image.onload = () => this.draw();
+      image.src = api.thumb(this.model.project!.id, t);
+      this.thumbs.set(t, image);
+      if (this.thumbs.size > 300) this.thumbs.delete(this.thumbs.keys().next().value!);
+    }
+    return image;
+  }
+}

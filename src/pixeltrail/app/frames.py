@@ -1,0 +1,70 @@
+"""Frames as the page shows them: JPEG by exact index, decoded when asked for, in bounded memory."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+
+import PIL.Image
+
+from pixeltrail.data.seek import Seeker
+from pixeltrail.data.video import FrameSource
+from pixeltrail.types import Image
+
+CACHE_BYTES = 96 << 20
+THUMB = 96
+"""Height of a thumbnail in pixels."""
+
+
+class FrameCache:
+    """Pictures of one video for any number of threads. Holds the last ones used, up to ``CACHE_BYTES`` of JPEG."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source = source
+        self._lock = threading.Lock()
+        self._show, self._thumbs = Seeker(source), Seeker(source)  # thumbnails do not disturb what is played
+        self._locks = {False: threading.Lock(), True: threading.Lock()}
+        self._kept: OrderedDict[tuple[int, bool], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def count(self) -> int:
+        """How many frames there are."""
+        with self._locks[True]:
+            return self._thumbs.count()
+
+    @property
+    def of_folder(self) -> bool:
+        """Whether each frame is a file of its own."""
+        return not self._show.is_video
+
+    def image(self, index: int) -> Image:
+        """(H, W, 3) uint8 RGB. Raises InputError beyond the video's end, DamagedInputError beyond damage."""
+        with self._locks[False]:
+            return self._show.frame(index)
+
+    def jpeg(self, index: int, *, thumb: bool = False) -> bytes:
+        """The frame, or with ``thumb`` a small picture of it. Raises as `image`."""
+        key = (index, thumb)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        with self._locks[thumb]:
+            image = (self._thumbs if thumb else self._show).frame(index)
+        data = _jpeg(image, THUMB if thumb else None)
+        with self._lock:
+            self._bytes += len(data) - len(self._kept.get(key, b""))
+            self._kept[key] = data
+            while self._bytes > CACHE_BYTES and len(self._kept) > 1:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return data
+
+
+def _jpeg(image: Image, height: int | None) -> bytes:
+    picture = PIL.Image.fromarray(image)
+    if height is not None:
+        picture.thumbnail((4 * height, height))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=88 if height is None else 75)
+    return out.getvalue()

@@ -1,0 +1,83 @@
+"""``pixeltrail app``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from pixeltrail.cli.shared import Device, Folder, Method, Threads, prepared
+from pixeltrail.errors import InputError
+
+
+@dataclass(frozen=True)
+class App:
+    """Open the page: paint or click in the browser, watch it followed, correct, export.
+
+    Everything stays on this machine. What is done is saved at once in the workspace, one folder for each video, which
+    pixeltrail convert reads.
+    """
+
+    video: Annotated[Positional[Path | None], arg(metavar="[VIDEO|FOLDER]", help_behavior_hint="")] = None
+    """A video file, a GIF, a folder of frames, or a folder of videos; without it, what the workspace holds."""
+    workspace: Folder = Path("pixeltrail-workspace")
+    """Folder for what is made."""
+    host: Annotated[str, arg(metavar="HOST")] = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs --token."""
+    port: Annotated[int, arg(metavar="PORT")] = 8321
+    """Port to listen on; 0: any that is free."""
+    token: Annotated[str, arg(metavar="TOKEN", help_behavior_hint="")] = ""
+    """Who opens the page must have it, 22 letters and digits or more."""
+    method: Method = "default"
+    """default, a .safetensors file, or your own Python file."""
+    browser: Annotated[bool, arg(help_behavior_hint="")] = True
+    """Open no browser."""
+    device: Device = "cpu"
+    """cpu, cuda, cuda:1, mps."""
+    threads: Threads = 0
+    """Processor threads."""
+
+    def run(self) -> int:
+        try:
+            import fastapi  # noqa: F401
+            import uvicorn  # noqa: F401
+            import websockets  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                f"the page needs {error.name}, which is not installed; run: pip install 'pixeltrail[app]'"
+            ) from None
+
+        from pixeltrail.app.security import addresses, require_safe
+        from pixeltrail.app.server import application, serve
+        from pixeltrail.app.workspace import Workspace
+        from pixeltrail.data.clips import find_videos
+
+        require_safe(self.host, self.token)
+        if not 0 <= self.port < 65536:
+            raise InputError(f"--port {self.port}: expected a number from 0 to 65535")
+        device = prepared(self.device, self.threads)
+        workspace = Workspace(self.workspace)
+        if self.video is not None:
+            own = workspace.root.resolve()
+            for video in find_videos(self.video):
+                if own not in (video.resolve(), *video.resolve().parents):
+                    workspace.add(video)
+        guard = application(
+            workspace, host=self.host, port=self.port, token=self.token, method=self.method, device=device
+        )
+
+        def started(_: Callable[[], None]) -> None:
+            address = next(iter(addresses(self.host, guard.port, self.token)))
+            print(f"open {address}  (Ctrl-C ends it; everything is saved in {self.workspace})", flush=True)
+            if self.browser:
+                import webbrowser
+
+                webbrowser.open(address)
+
+        with suppress(KeyboardInterrupt):  # the way to end it
+            serve(guard, started)
+        return 0
