@@ -26,7 +26,16 @@ LEVELS = [
     {"cli", "__main__", "app"},
 ]
 BESIDE = {"data", "evaluation", "visual"}  # these see the first two levels and themselves
-READS_FILES = {"training", "jobs", "exchange", "demo", "batch", "export", "cli", "app"}  # these may see what stands beside
+READS_FILES = {
+    "training",
+    "jobs",
+    "exchange",
+    "demo",
+    "batch",
+    "export",
+    "cli",
+    "app",
+}  # these may see what stands beside
 
 
 def _imports(file: Path) -> set[str]:
