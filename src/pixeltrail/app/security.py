@@ -11,10 +11,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,6 +31,7 @@ CHANGE = "x-pixeltrail"
 """The header that a request which changes something must have."""
 TOKEN_LENGTH = 22
 BODY_BYTES = 32 << 20
+DRAINED = 8 << 20
 UPLOAD = "/api/upload"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -152,6 +155,7 @@ class Guard:
         limit = self.upload_bytes if scope["path"] == UPLOAD else BODY_BYTES
         announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
+            await _drained(receive)
             answer = PlainTextResponse(f"More than {limit} bytes are not taken.", 413, {"connection": "close"})
             await answer(scope, receive, send)
             return
@@ -162,10 +166,23 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
+                if message.get("more_body"):
+                    await _drained(receive)
                 raise TooLargeError(f"More than {limit} bytes are not taken.")
             return message
 
         await self.app(scope, counting, send)
+
+
+async def _drained(receive: Receive) -> None:
+    """Take in what is left of a body, within reason: whoever is still sending when the connection closes reads no answer."""
+    left, more = DRAINED, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 def _is_address(name: str) -> bool:
