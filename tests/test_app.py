@@ -321,3 +321,10 @@ def test_without_the_extra_it_says_what_to_install(missing, tmp_path, monkeypatc
     assert main(["app", "--workspace", str(tmp_path / "work")]) == 2
     assert "pip install 'pixeltrail[app]'" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
+
+
+def test_a_video_that_is_not_there_leaves_no_workspace(tmp_path, capsys):
+    place = tmp_path / "work"
+    assert main(["app", str(tmp_path / "none.mp4"), "--workspace", str(place)]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not place.exists()

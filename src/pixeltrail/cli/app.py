@@ -60,12 +60,12 @@ class App:
         if not 0 <= self.port < 65536:
             raise InputError(f"--port {self.port}: expected a number from 0 to 65535")
         device = prepared(self.device, self.threads)
+        videos = [] if self.video is None else find_videos(self.video)
         workspace = Workspace(self.workspace)
-        if self.video is not None:
-            own = workspace.root.resolve()
-            for video in find_videos(self.video):
-                if own not in (video.resolve(), *video.resolve().parents):
-                    workspace.add(video)
+        own = workspace.root.resolve()
+        for video in videos:
+            if own not in (video.resolve(), *video.resolve().parents):
+                workspace.add(video)
         guard = application(
             workspace, host=self.host, port=self.port, token=self.token, method=self.method, device=device
         )
