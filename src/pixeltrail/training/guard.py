@@ -60,15 +60,22 @@ def guard(tracker: Tracker, footage: Sequence[Footage]) -> Guard:
     for frames in held:
         times = sorted({0, *(min(gap, len(frames) - 1) for gap in GAPS)})
         rgb = torch.from_numpy(frames[times]).to(tracker.device).movedim(-1, 1).float() / 255
-        maps = [_features(tracker, image[None]) for image in rgb]
+        mean = _mean(tracker, rgb[:1])
+        maps = [_features(tracker, image[None], mean) for image in rgb]
         cycles += [_cycle(tracker, maps[0], later) for later in maps[1:]]
-        views += [_view(tracker, rgb[:1], maps[0], *view) for view in VIEWS]
+        views += [_view(tracker, rgb[:1], maps[0], mean, *view) for view in VIEWS]
     return Guard(round(float(np.mean(views)), 6), round(float(np.mean(cycles)), 6))
 
 
-def _features(tracker: Tracker, rgb: Tensor) -> Tensor:
+def _mean(tracker: Tracker, rgb: Tensor) -> Tensor:
+    """What the protocol takes off all embeddings of a video that begins with ``rgb`` (1, 3, H, W): (C, 1, 1)."""
+    mean = tracker.embed(rgb)[0].float().mean((1, 2), keepdim=True)
+    return mean if tracker.protocol.centred else torch.zeros_like(mean)
+
+
+def _features(tracker: Tracker, rgb: Tensor, mean: Tensor) -> Tensor:
     """(1, 3, H, W) -> (C, h, w), of unit length where the affinity compares directions."""
-    found = tracker.embed(rgb)[0].float()
+    found = tracker.embed(rgb)[0].float() - mean
     return F.normalize(found, dim=0) if tracker.protocol.affinity.normalize else found
 
 
@@ -99,13 +106,15 @@ def _cycle(tracker: Tracker, first: Tensor, second: Tensor) -> float:
     return float(((home - start).abs().amax(0) <= 1).float().mean())
 
 
-def _view(tracker: Tracker, rgb: Tensor, plain: Tensor, side: float, left: float, top: float, mirrored: bool) -> float:
+def _view(
+    tracker: Tracker, rgb: Tensor, plain: Tensor, mean: Tensor, side: float, left: float, top: float, mirrored: bool
+) -> float:
     height, width = rgb.shape[-2:]
     extent = torch.tensor([width - 1.0, height - 1.0], device=rgb.device).view(2, 1, 1)
     scale = torch.tensor([-side if mirrored else side, side], device=rgb.device).view(2, 1, 1)
     corner = torch.tensor([left + side if mirrored else left, top], device=rgb.device).view(2, 1, 1) * extent
     source = scale * pixel_grid(height, width, device=rgb.device) + corner  # where each pixel of the view lies
-    other = _features(tracker, sample(rgb, source[None], padding="border"))
+    other = _features(tracker, sample(rgb, source[None], padding="border"), mean)
     places = _cells(other)
     found = _match(tracker, other, places, plain, near=False)
     true = scale.flatten(1) * places + corner.flatten(1) / tracker.stride
