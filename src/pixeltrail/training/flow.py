@@ -16,6 +16,7 @@ from pixeltrail import flow_networks
 from pixeltrail.data.chairs import chairs
 from pixeltrail.errors import InputError
 from pixeltrail.flow import losses
+from pixeltrail.flow.algebra import occlusion
 from pixeltrail.flow.estimate import estimate
 from pixeltrail.flow.spynet import SpyNet
 from pixeltrail.training.feed import Sampler
@@ -126,7 +127,7 @@ class Photometric:
         flow = F.interpolate(found, one.shape[-2:], mode="bilinear", align_corners=False)
         with torch.no_grad():
             forward, backward = flow.chunk(2)
-            hidden = torch.cat((losses.occluded(forward, backward), losses.occluded(backward, forward)))
+            hidden = torch.cat((occlusion(forward, backward), occlusion(backward, forward)))
         seen = losses.photometric(one, two, flow, hidden, kind=self.task.difference)
         small = F.adaptive_avg_pool2d(one, found.shape[-2:])
         smooth = losses.smoothness(found, small, order=self.task.order, edge=self.task.edge)
