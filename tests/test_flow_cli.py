@@ -20,7 +20,8 @@ from pixeltrail.data.synthetic import render
 from pixeltrail.data.video import Frame, VideoWriter, open_frames
 from pixeltrail.errors import DiskError
 from pixeltrail.flow.classical import dis, farneback, refine
-from pixeltrail.jobs.flow import flow_of_video, round_scale
+from pixeltrail.jobs.flow import flow_of_video
+from pixeltrail.jobs.flow_pair import round_scale
 
 pytest.importorskip("cv2")
 SIZE, FRAMES = (48, 64), 7

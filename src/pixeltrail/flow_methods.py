@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -125,10 +125,15 @@ def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMe
 
 
 def _known(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, if the function has all of them. Raises InputError."""
+    """The settings, if the function has all of them and takes such values. Raises InputError."""
+    hints = get_type_hints(function)
     has = [p.name for p in signature(function).parameters.values() if p.kind == Parameter.KEYWORD_ONLY]
     has = [p for p in has if p != "device"]
-    for key in settings:
+    for key, value in settings.items():
         if key not in has:
             raise InputError(f"{name}: has no setting {key!r}; there are {', '.join(has) or 'none'}")
+        wanted = get_args(hints[key]) or (hints[key],)
+        if isinstance(value, bool | int | float | str) and type(value) not in wanted + (int,) * (float in wanted):
+            kinds = " or ".join(kind.__name__ for kind in wanted if kind in (bool, int, float, str)) or "an array"
+            raise InputError(f"{name}: {key}: expected {kinds}, got {value!r}")
     return dict(settings)

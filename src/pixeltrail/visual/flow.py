@@ -191,6 +191,28 @@ def error_map(flow: Field, truth: Field, valid: NDArray[np.bool_] | None = None)
     return picture
 
 
+def with_error_legend(picture: Image) -> Image:
+    """An `error_map` with its ten colours in the bottom right corner, and the limit, 3 px or 5 %, below their middle.
+    Pictures too small for it come back as they are."""
+    height, width = picture.shape[:2]
+    cell = min(height, width) // 22
+    if cell < 9:
+        return picture.copy()
+    sheet = Pillow.fromarray(picture)
+    draw = ImageDraw.Draw(sheet)
+    pad = max(2, cell // 3)
+    size = max(9.0, 0.8 * cell)
+    left, top = width - 10 * cell - 2 * pad, height - cell - 3 * pad - round(size)
+    draw.rounded_rectangle((left - pad, top - pad, width - pad, height - pad), pad, fill=(24, 24, 26))
+    for k, colour in enumerate(_BLUE_TO_RED):
+        draw.rectangle(
+            (left + k * cell, top, left + (k + 1) * cell - 1, top + cell), fill=tuple(int(c) for c in colour)
+        )
+    middle = (left + 5 * cell, top + cell + pad / 2 + size / 2)
+    draw.text(middle, "3 px or 5 %", fill=(235, 235, 235), font=ImageFont.load_default(size), anchor="mm")
+    return np.asarray(sheet).copy()
+
+
 def warped(second: Image, flow: Field) -> Image:
     """The second frame (H, W, 3) uint8 brought onto the first by ``flow``, bilinearly; grey where it does not show it, and
     where flow is unknown. Raises ShapeError."""
