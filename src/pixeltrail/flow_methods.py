@@ -31,7 +31,8 @@ def flow_method(name: str, *, device: str = "cpu", **settings: Any) -> FlowMetho
 
     ``farneback``, ``dis``, ``tvl1``: the functions of `flow.classical`, to whose keywords ``settings`` belong.
     ``default`` or ``embedded``: the network that comes with the package; a .safetensors file whose card names a
-    "network": that one; no ``settings``. ``tracker`` (the default one), another weights file, a tracker's name or Python
+    "network": that one; ``pyramid`` is the width of `estimate.coarse_to_fine`, 0 for a single look, by default as the card
+    says, which is none for published weights. ``tracker`` (the default one), another weights file, a tracker's name or Python
     file: the displacement of that tracker's affinity, upsampled; ``settings`` are ``protocol`` and ``quality``.
 
     Raises:
@@ -46,7 +47,7 @@ def flow_method(name: str, *, device: str = "cpu", **settings: Any) -> FlowMetho
 
     file = weights_of(name)
     if file is not None and (name in LEARNED or "network" in weights.read_card(file)):
-        return _network_flow(str(file), device, settings)
+        return _network_flow(str(file), device, **_known(name, _network_flow, settings))
     trackers = (TRACKER, *HAND_MADE, *catalogue.names())
     if name not in trackers and not name.endswith((".py", ".safetensors")) and ".py:" not in name:
         raise UnknownNameError(catalogue.unknown("flow method", name, (*CLASSICAL, LEARNED[0], *trackers)))
@@ -81,12 +82,15 @@ def weights_of(name: str) -> Path | None:
     return weights.path_of("default") if name == TRACKER else weights.path_of(name.partition(".py:")[2] or name)
 
 
-def _network_flow(file: str, device: str, settings: Mapping[str, Any]) -> FlowMethod:
+def _network_flow(file: str, device: str, *, pyramid: int | None = None) -> FlowMethod:
+    from pixeltrail import weights
     from pixeltrail.flow.estimate import estimator
     from pixeltrail.flow_networks import load
 
-    _known(file, load, settings)
-    return estimator(load(file, device=device), device)
+    width = weights.read_card(file).get("pyramid", 0) if pyramid is None else pyramid
+    if type(width) is not int or width < 0:
+        raise InputError(f"{file}: pyramid: expected a number of pixels, such as 256, or 0 for none, got {width!r}")
+    return estimator(load(file, device=device), device, pyramid=width)
 
 
 def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMethod:

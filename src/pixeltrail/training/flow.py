@@ -34,13 +34,15 @@ class Task:
 
     ``objective``: "epe" (SpyNet: level by level) or "robust" on pairs with exact flow (``flow.losses``); "photometric" on
     videos without labels.
-    ``motion``: (least, most) of the share of the published motion that generated pairs have. For "photometric":
+    ``motion``: (least, most) of the share of the published motion that generated pairs have. ``pyramid``: how the network is
+    to be used, the width of `estimate.coarse_to_fine`; 0: by a single look. For "photometric":
     ``difference``, "census" or "charbonnier"; ``smooth``, the weight of smoothness, of first or second ``order``, and
     ``edge``, how fast it gives way to edges of the image.
     """
 
     objective: str = "epe"
     motion: tuple[float, float] = (0.1, 1.0)
+    pyramid: int = 0
     difference: str = "census"
     smooth: float = 0.3
     order: int = 1
@@ -52,8 +54,8 @@ class Task:
                 said = ", ".join(map(str, known))
                 raise InputError(f"recipe: settings.{name} is {getattr(self, name)!r}; there are {said}")
         low, high = self.motion
-        if not 0 <= low <= high or self.smooth < 0:
-            raise InputError("recipe: settings.motion and settings.smooth must not be negative")
+        if not 0 <= low <= high or self.smooth < 0 or self.pyramid < 0:
+            raise InputError("recipe: settings.motion, settings.smooth and settings.pyramid must not be negative")
 
 
 def task_of(run: Run) -> tuple[Task, dict[str, Any]]:
@@ -174,6 +176,7 @@ def train_flow(
     task, settings = task_of(run)
     labels = "none" if task.objective == "photometric" else "exact flow"
     card = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
+    card |= {"pyramid": task.pyramid} if task.pyramid else {}
     return fit(learner, run, sampler, out, save=_save, card=card, **options)
 
 
