@@ -41,13 +41,13 @@ def flow_method(name: str, *, device: str = "cpu", **settings: Any) -> FlowMetho
         WeightsError: a file that is damaged or does not fit.
     """
     if name in CLASSICAL:
-        return partial(CLASSICAL[name], **_known(name, CLASSICAL[name], settings))
+        return partial(CLASSICAL[name], **checked(name, CLASSICAL[name], settings))
     from pixeltrail import catalogue, weights
     from pixeltrail.predictors import HAND_MADE  # which may use this module in its turn
 
     file = weights_of(name)
     if file is not None and (name in LEARNED or "network" in weights.read_card(file)):
-        return _network_flow(str(file), device, **_known(name, _network_flow, settings))
+        return _network_flow(str(file), device, **checked(name, _network_flow, settings))
     trackers = (TRACKER, *HAND_MADE, *catalogue.names())
     if name not in trackers and not name.endswith((".py", ".safetensors")) and ".py:" not in name:
         raise UnknownNameError(catalogue.unknown("flow method", name, (*CLASSICAL, LEARNED[0], *trackers)))
@@ -107,7 +107,7 @@ def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMe
     from pixeltrail.predictors import load_tracker
     from pixeltrail.sessions import Session
 
-    tracker = load_tracker(name, device=device, **_known(name, load_tracker, settings))
+    tracker = load_tracker(name, device=device, **checked(name, load_tracker, settings))
     seek = replace(tracker.protocol.affinity, topk=1)
     look = replace(seek, radius=1, dilation=1, circle=False, free_first=False, topk=None)
 
@@ -128,8 +128,9 @@ def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMe
     return flow
 
 
-def _known(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, if the function has all of them and takes such values. Raises InputError."""
+def checked(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, if the function has them all as keywords and takes such values; ``name`` is said otherwise. Raises
+    InputError."""
     hints = get_type_hints(function)
     has = [p.name for p in signature(function).parameters.values() if p.kind == Parameter.KEYWORD_ONLY]
     has = [p for p in has if p != "device"]

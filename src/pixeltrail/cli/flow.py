@@ -38,7 +38,7 @@ class Flow:
     """Also draw the flow between two images, .png or .jpg."""
     method: Method = "default"
     """default (learned), farneback, dis, tvl1, a .safetensors file of a flow network or tracker, tracker, or a method's
-    name."""
+    name; lk: corners only, of two images, by Lucas and Kanade, as a .csv."""
     refine: Annotated[bool, arg(help_behavior_hint="")] = False
     """Polish the flow by variational refinement."""
     still: Annotated[float, arg(metavar="GREY", help_behavior_hint="(default: off)")] = 0.0
@@ -94,9 +94,25 @@ class Flow:
     def _pair(self, second: Path) -> int:
         from pixeltrail.jobs.flow_pair import flow_of_pair
 
+        if self.method == "lk":
+            return self._corners(second)
         style = self._style()
         score = flow_of_pair(self._method(), self.input, second, self.out, self.picture, style=style, truth=self.truth)
         return self._say(score)
+
+    def _corners(self, second: Path) -> int:
+        from pixeltrail.jobs.flow_sparse import sparse_flow_of_pair
+        from pixeltrail.training.run import parse_set
+
+        if self.truth is not None or self.refine or self.still:
+            raise InputError(
+                "--method lk: follows corners only; --truth, --refine and --still need dense flow, such as dis"
+            )
+        found, total = sparse_flow_of_pair(
+            self.input, second, self.out, self.picture, settings=parse_set(self.set), scale=self._style().scale
+        )
+        print(f"{found} of {total} corners found again -> {', '.join(str(p) for p in (self.out, self.picture) if p)}")
+        return 0
 
     def _say(self, score: FlowScore | None) -> int:
         if score is not None:
@@ -118,6 +134,8 @@ class Flow:
             raise InputError("flow: give --out FOLDER for the flow of a video")
         if self.picture is not None:
             raise InputError("--picture: is for two images; a video's flow is drawn in flow.mp4")
+        if self.method == "lk":
+            raise InputError("--method lk: follows corners of two images; for a video, track --points --method dis")
         if self.truth is not None:
             raise InputError("--truth: is for two images; a data set is scored by pixeltrail evaluate flow")
         if self.out.is_file():

@@ -96,12 +96,9 @@ def flow_of_pair(
     With ``truth``, a file of flow, its score is returned, and the picture shows the flow, the truth, and where they differ.
     Raises InputError, before anything is written, for frames of different sizes and whatever else cannot be used.
     """
-    images = [read_image(path) for path in (first, second)]
-    if images[0].shape != images[1].shape:
-        sizes = [f"{i.shape[1]}x{i.shape[0]}" for i in images]
-        raise InputError(f"{second}: is {sizes[1]} but {first} is {sizes[0]}; flow needs two frames of one size")
+    images = read_pair(first, second)
     true = _read_truth(truth, images[0].shape[:2])
-    _require_outputs(out, picture, [p for p in (first, second, truth) if p], scored=truth is not None)
+    require_outputs(out, picture, [p for p in (first, second, truth) if p], scored=truth is not None)
     return _finish(FlowField.of(method(*images)), images, out, picture, style, true)
 
 
@@ -112,8 +109,17 @@ def convert_flow(
     Raises InputError."""
     field = read_flow(file)
     true = _read_truth(truth, field.size)
-    _require_outputs(out, picture, [p for p in (file, truth) if p], scored=truth is not None)
+    require_outputs(out, picture, [p for p in (file, truth) if p], scored=truth is not None)
     return _finish(field, (), out, picture, style, true)
+
+
+def read_pair(first: Path, second: Path) -> tuple[Image, Image]:
+    """Two images (H, W, 3) uint8 RGB. Raises InputError, also where they are of different sizes."""
+    one, two = read_image(first), read_image(second)
+    if one.shape != two.shape:
+        sizes = [f"{i.shape[1]}x{i.shape[0]}" for i in (one, two)]
+        raise InputError(f"{second}: is {sizes[1]} but {first} is {sizes[0]}; flow needs two frames of one size")
+    return one, two
 
 
 def unknown_as_nan(field: FlowField) -> Flow:
@@ -161,11 +167,15 @@ def _read_truth(path: Path | None, size: tuple[int, ...]) -> FlowField | None:
     return truth
 
 
-def _require_outputs(out: Path | None, picture: Path | None, inputs: Sequence[Path], *, scored: bool) -> None:
-    """Refuse, before the work begins, what could not be written at its end."""
+def require_outputs(
+    out: Path | None, picture: Path | None, inputs: Sequence[Path], *, scored: bool = False,
+    files: Sequence[str] = FLOW_SUFFIXES,
+) -> None:  # fmt: skip
+    """Refuse, before the work begins, what could not be written at its end: ``out`` is one of ``files``, and where nothing
+    is ``scored``, something must be written. Raises InputError."""
     if out is None and picture is None and not scored:
         raise InputError("flow: give --out FILE for the flow, --picture FILE, or both")
-    for path, suffixes in ((out, FLOW_SUFFIXES), (picture, IMAGE_SUFFIXES)):
+    for path, suffixes in ((out, files), (picture, IMAGE_SUFFIXES)):
         if path is None:
             continue
         if path.is_dir() or path.suffix.lower() not in suffixes:

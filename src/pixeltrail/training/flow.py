@@ -175,7 +175,7 @@ def train_flow(
     learner = new_learner(run)
     task, settings = task_of(run)
     labels = "none" if task.objective == "photometric" else "exact flow"
-    card = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
+    card: dict[str, Any] = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
     card |= {"pyramid": task.pyramid} if task.pyramid else {}
     return fit(learner, run, sampler, out, save=_save, card=card, **options)
 

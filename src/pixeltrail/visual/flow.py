@@ -92,8 +92,16 @@ def typical_length(flow: Field, share: float = 0.99) -> float:
     return float(np.quantile(np.hypot(u, v)[known], share)) if known.any() else 0.0
 
 
-def draw_arrows(image: Image, flow: Field, max_magnitude: float | None = None, *, step: int = 16) -> Image:
-    """Arrows over ``image`` (H, W, 3) uint8 of the flow's size, one every ``step`` pixels, in the colours of the wheel.
+def draw_arrows(
+    image: Image,
+    flow: Field,
+    max_magnitude: float | None = None,
+    *,
+    step: int = 16,
+    at: NDArray[np.integer] | None = None,
+) -> Image:
+    """Arrows over ``image`` (H, W, 3) uint8 of the flow's size, one every ``step`` pixels, or ``at`` chosen ones (P, 2), as
+    (x, y), in the colours of the wheel.
 
     An arrow of ``max_magnitude`` pixels (default: the longest known vector) reaches one and a half steps, longer ones at
     most four; what moves less than a twentieth of it is a dot. Returns a new image. Raises ShapeError.
@@ -109,7 +117,10 @@ def draw_arrows(image: Image, flow: Field, max_magnitude: float | None = None, *
     layer = Pillow.new("RGBA", (image.shape[1] * fine, image.shape[0] * fine))
     draw = ImageDraw.Draw(layer)
     height, width = known.shape
-    y, x = np.mgrid[(height - 1) % step // 2 : height : step, (width - 1) % step // 2 : width : step].reshape(2, -1)
+    if at is None:
+        y, x = np.mgrid[(height - 1) % step // 2 : height : step, (width - 1) % step // 2 : width : step].reshape(2, -1)
+    else:
+        x, y = at.T
     y, x = y[known[y, x]], x[known[y, x]]
     colours = flow_to_colour(np.stack((u, v), -1)[y, x][None], top)[0]
     way = np.stack((u, v), -1)[y, x] * (1.5 * step / top)
