@@ -206,6 +206,12 @@ def test_settings_of_a_method(run: Run, fails: Fails, tmp_path: Path) -> None:
     fails("flow a.png b.png --set pyramid --out g.flo", "expected KEY=VALUE")
 
 
+def test_a_tracker_by_its_name_is_said_to_be_untrained(run: Run) -> None:
+    code, _, err = run("flow a.png b.png --method mast --out f.flo")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("note: mast by its name has random weights")
+
+
 # A video
 
 
@@ -321,6 +327,7 @@ def test_bad_input(fails: Fails) -> None:
 def test_bad_settings(fails: Fails) -> None:
     pair = "flow a.png b.png --method dis"
     fails("flow a.png b.png --method farnback --out f.flo", "unknown flow method 'farnback'; did you mean farneback")
+    fails("flow a.png b.png --method pwcnet --out f.flo", "pwcnet is a network and comes without weights")
     fails("flow a.png b.png --method nothing.safetensors --out f.flo", "no such weights file")
     fails(pair, "give --out FILE")
     fails(f"{pair} --out f.txt", "cannot be written as '.txt'", ".flo")

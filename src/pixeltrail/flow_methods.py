@@ -43,11 +43,17 @@ def flow_method(name: str, *, device: str = "cpu", **settings: Any) -> FlowMetho
     if name in CLASSICAL:
         return partial(CLASSICAL[name], **checked(name, CLASSICAL[name], settings))
     from pixeltrail import catalogue, weights
+    from pixeltrail.flow_networks import CLASSES
     from pixeltrail.predictors import HAND_MADE  # which may use this module in its turn
 
     file = weights_of(name)
     if file is not None and (name in LEARNED or "network" in weights.read_card(file)):
         return _network_flow(str(file), device, **checked(name, _network_flow, settings))
+    if name in CLASSES:
+        raise InputError(
+            f"flow: {name} is a network and comes without weights; train it (pixeltrail train --method {name}) or convert "
+            "published ones (pixeltrail convert), and give the .safetensors file"
+        )
     trackers = (TRACKER, *HAND_MADE, *catalogue.names())
     if name not in trackers and not name.endswith((".py", ".safetensors")) and ".py:" not in name:
         raise UnknownNameError(catalogue.unknown("flow method", name, (*CLASSICAL, LEARNED[0], *trackers)))
