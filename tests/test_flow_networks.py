@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from pixeltrail import flow_networks, weights
 from pixeltrail.affinity import correlation
 from pixeltrail.checkpoints.convert import convert
+from pixeltrail.data.flowsets import flow_set
 from pixeltrail.errors import InputError, PixeltrailError, ShapeError, UnknownNameError, WeightsError
 from pixeltrail.flow.estimate import coarse_to_fine, estimate, estimator
 from pixeltrail.flow.flownetc import DILATION, RADIUS
+from pixeltrail.flow_methods import flow_method
 from pixeltrail.geometry import pixel_grid, warp
 
 COMPACT = {"channels": [8, 12, 16, 16], "decoder": [16, 12, 8], "context": [8, 8, 8, 8, 8, 8], "radius": 2}
@@ -235,6 +237,18 @@ def test_coarse_to_fine_takes_any_size(size: tuple[int, int], looks: int) -> Non
     assert len(network.seen) == looks
     with pytest.raises(InputError, match="too small"):
         coarse_to_fine(network, *frames(1, 15, 300), width=256)
+
+
+def test_the_embedded_flow_on_a_large_motion(real_data: Path) -> None:
+    """A pair of Flying Chairs, 26 pixels in the mean: it looks coarse to fine unless told otherwise."""
+    (pair,) = [p for p in flow_set("chairs", real_data / "flow" / "chairs").pairs if p.name == "0000004"]
+    images, truth = pair.images(), pair.truth().flow
+    whole, once = (
+        float(np.linalg.norm(flow_method("default", **settings)(*images) - truth, axis=-1).mean())
+        for settings in ({}, {"pyramid": 0})
+    )
+    assert whole < 4.3
+    assert once > whole + 0.5
 
 
 @pytest.mark.parametrize("name", ["spynet", "pwcnet", "sparse"])

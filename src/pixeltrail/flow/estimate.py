@@ -62,7 +62,7 @@ def coarse_to_fine(network: Any, first: Tensor, second: Tensor, *, width: int) -
     First at frames halved until their longer side is about ``width`` pixels, the size of the crops that the network was
     trained on, so that no motion is longer than those it knows; then at each size up to the full one, the second frame
     brought onto the first by the flow so far: SpyNet's scheme (Ranjan & Black 2017) with the whole network as a level. A
-    last look is at both frames mirrored, so that what it leans to one side cancels. The cost is some 2.3 times that of one
+    last look is at both frames mirrored, so that what it leans to one side cancels. It takes about three times as long as one
     look. Raises ShapeError, InputError.
     """
     sides = first.shape[-2], first.shape[-1]
