@@ -251,6 +251,14 @@ def test_the_embedded_flow_on_a_large_motion(real_data: Path) -> None:
     assert once > whole + 0.5
 
 
+def test_a_tracker_that_multiplies_features_finds_what_is_alike(real_data: Path) -> None:
+    """MAST compares by products: their peak, at the longest vector around, is 17 pixels off."""
+    (pair,) = flow_set("middlebury", real_data / "flow" / "middlebury").pairs
+    file = Path(__file__).resolve().parents[1] / "checkpoints" / "mast.safetensors"
+    error = np.linalg.norm(flow_method(str(file))(*pair.images()) - pair.truth().flow, axis=-1)
+    assert error[pair.truth().valid].mean() < 2.5
+
+
 @pytest.mark.parametrize("name", ["spynet", "pwcnet", "sparse"])
 def test_the_function_of_images_is_the_network(name: str, networks: dict[str, nn.Module]) -> None:
     first, second = np.random.default_rng(0).integers(0, 256, (2, 53, 70, 3), np.uint8)
