@@ -19,8 +19,12 @@ from pixeltrail.data.images import read_image, write_image
 from pixeltrail.data.synthetic import render
 from pixeltrail.data.video import Frame, VideoWriter, open_frames
 from pixeltrail.errors import DiskError
+from pixeltrail.evaluation.flow import score_flow
 from pixeltrail.flow.classical import dis, farneback, refine
-from pixeltrail.jobs.flow import flow_of_video, round_scale
+from pixeltrail.flow.sparse import corners, lucas_kanade
+from pixeltrail.jobs.flow import flow_of_video
+from pixeltrail.jobs.flow_pair import round_scale
+from pixeltrail.visual.flow import error_map, flow_to_colour, warped
 
 pytest.importorskip("cv2")
 SIZE, FRAMES = (48, 64), 7
@@ -124,6 +128,88 @@ def test_a_file_of_flow(run: Run, tmp_path: Path) -> None:
     assert np.abs(truth.flow - kitti.flow).max() <= 1 / 128
     assert run("flow kitti.png --out back.flo --colour arrows --picture p.png")[0] == 0
     np.testing.assert_array_equal(read_flow(tmp_path / "back.flo").flow, kitti.flow)
+
+
+def test_against_the_true_flow(run: Run, fails: Fails, tmp_path: Path) -> None:
+    """--truth prints the error and draws flow, truth and error side by side, of two images and of a file of flow."""
+    images, truth = [read_image(tmp_path / f"{n}.png") for n in "ab"], read_flow(tmp_path / "true.flo")
+    score = score_flow(dis(*images), truth.flow, truth.valid)
+    said = f"EPE {score['EPE']:.3f} px, off by more than 1 px: {score['1px']:.1f} %, 3 px: {score['3px']:.1f} %\n"
+    assert run("flow a.png b.png --method dis --truth true.flo") == (0, said, "")
+    line = "flow a.png b.png --method dis --truth true.flo --scale 4 --out f.flo --picture p.png"
+    assert run(line) == (0, f"{said}flow -> f.flo, p.png\n", "")
+    picture, width = read_image(tmp_path / "p.png"), SIZE[1]
+    assert picture.shape == (SIZE[0], 3 * width + 8, 3)
+    np.testing.assert_array_equal(picture[:, :width], flow_to_colour(dis(*images), 4))  # too small for legends
+    np.testing.assert_array_equal(picture[:, width + 4 : 2 * width + 4], flow_to_colour(truth.flow, 4))
+    np.testing.assert_array_equal(picture[:, 2 * width + 8 :], error_map(dis(*images), truth.flow))
+    assert run("flow f.flo --truth true.flo --scale 4 --picture q.png") == (0, f"{said}flow -> q.png\n", "")
+    np.testing.assert_array_equal(read_image(tmp_path / "q.png"), picture)
+    fails("flow frames --method dis --out out --truth true.flo", "--truth: is for two images")
+    fails("flow tiny.png tiny2.png --method farneback --truth true.flo", "true.flo: is 64x48 but the flow is 64x20")
+    fails("flow a.png b.png --method dis --truth true.flo --out true.flo", "true.flo: is an input")
+    fails("flow a.png b.png --method dis --truth cut.flo", "cut.flo: is cut off")
+    write_flow(tmp_path / "empty.flo", truth.flow, np.zeros(SIZE, bool))
+    fails("flow a.png b.png --method dis --truth empty.flo", "knows the flow of no pixel")
+
+
+def test_the_second_frame_brought_onto_the_first(run: Run, fails: Fails, tmp_path: Path) -> None:
+    images = [read_image(tmp_path / f"{n}.png") for n in "ab"]
+    assert run("flow a.png b.png --method dis --colour warped --picture p.png")[0] == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), warped(images[1], dis(*images)))
+    assert run("flow frames --method dis --colour warped --beside --out out")[0] == 0
+    assert [f.image.shape for f in open_frames(tmp_path / "out/flow.mp4")] == [(48, 132, 3)] * (FRAMES - 1)
+    fails("flow true.flo --colour warped --picture q.png", "a file of flow alone has no images")
+
+
+def test_corners_by_lucas_and_kanade(run: Run, fails: Fails, tmp_path: Path) -> None:
+    images = [read_image(tmp_path / f"{n}.png") for n in "ab"]
+    places = corners(images[0], count=30)
+    there, found = lucas_kanade(*images, places, window=15)
+    line = "flow a.png b.png --method lk --set count=30 --set window=15 --out new/p.csv --picture p.png"
+    assert run(line) == (0, f"{found.sum()} of {len(found)} corners found again -> new/p.csv, p.png\n", "")
+    rows = (tmp_path / "new/p.csv").read_text().splitlines()
+    assert rows[0] == "x,y,to_x,to_y"
+    expected = np.concatenate((places, there), 1)[found]
+    np.testing.assert_allclose([[float(n) for n in row.split(",")] for row in rows[1:]], expected, atol=6e-4)
+    assert (read_image(tmp_path / "p.png") != images[0]).any()
+    fails("flow a.png b.png --method lk --out q.flo", "q.flo: cannot be written as '.flo'", ".csv")
+    fails("flow a.png b.png --method lk --out q.csv --set windw=9", "lk: has no setting 'windw'", "window")
+    fails("flow a.png b.png --method lk --out q.csv --set quality=2", "quality in 0 to 1")
+    fails("flow a.png small.png --method lk --out q.csv", "one size")
+    fails("flow a.png b.png --method lk --out q.csv --truth true.flo", "need dense flow")
+    fails("flow frames --method lk --out out", "lk: follows corners of two images")
+
+
+def test_settings_of_a_method(run: Run, fails: Fails, tmp_path: Path) -> None:
+    images = [read_image(tmp_path / f"{n}.png") for n in "ab"]
+    every = {
+        "pyr_scale": 0.4,
+        "levels": 2,
+        "winsize": 9,
+        "iterations": 2,
+        "poly_n": 7,
+        "poly_sigma": 1.5,
+        "gaussian": True,
+    }
+    chosen = " ".join(f"--set {key}={str(value).lower()}" for key, value in every.items())
+    assert run(f"flow a.png b.png --method farneback {chosen} --out f.flo")[0] == 0
+    np.testing.assert_array_equal(read_flow(tmp_path / "f.flo").flow, farneback(*images, **every))  # type: ignore[arg-type]
+    assert run("flow frames --method dis --set preset=fast --out out --no-video")[0] == 0
+    np.testing.assert_array_equal(read_flow(tmp_path / "out/flow/00000.flo").flow, dis(*images, preset="fast"))
+    assert json.loads((tmp_path / "out/flow.json").read_text())["settings"] == {"preset": "fast"}
+    fails("flow a.png b.png --method farneback --set winsze=9 --out g.flo", "has no setting 'winsze'", "winsize")
+    fails("flow a.png b.png --method farneback --set winsize=big --out g.flo", "winsize: expected int, got 'big'")
+    fails("flow a.png b.png --method farneback --set start=1 --out g.flo", "start: expected an array")
+    fails("flow a.png b.png --method dis --set preset=slow --out g.flo", "unknown preset 'slow'")
+    fails("flow a.png b.png --set pyramid=-1 --out g.flo", "pyramid: expected a number of pixels")
+    fails("flow a.png b.png --set pyramid --out g.flo", "expected KEY=VALUE")
+
+
+def test_a_tracker_by_its_name_is_said_to_be_untrained(run: Run) -> None:
+    code, _, err = run("flow a.png b.png --method mast --out f.flo")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("note: mast by its name has random weights")
 
 
 # A video
@@ -241,6 +327,7 @@ def test_bad_input(fails: Fails) -> None:
 def test_bad_settings(fails: Fails) -> None:
     pair = "flow a.png b.png --method dis"
     fails("flow a.png b.png --method farnback --out f.flo", "unknown flow method 'farnback'; did you mean farneback")
+    fails("flow a.png b.png --method pwcnet --out f.flo", "pwcnet is a network and comes without weights")
     fails("flow a.png b.png --method nothing.safetensors --out f.flo", "no such weights file")
     fails(pair, "give --out FILE")
     fails(f"{pair} --out f.txt", "cannot be written as '.txt'", ".flo")

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from pixeltrail import flow_networks, weights
 from pixeltrail.affinity import correlation
 from pixeltrail.checkpoints.convert import convert
+from pixeltrail.data.flowsets import flow_set
 from pixeltrail.errors import InputError, PixeltrailError, ShapeError, UnknownNameError, WeightsError
-from pixeltrail.flow.estimate import estimate, estimator
+from pixeltrail.flow.estimate import coarse_to_fine, estimate, estimator
 from pixeltrail.flow.flownetc import DILATION, RADIUS
+from pixeltrail.flow_methods import flow_method
 from pixeltrail.geometry import pixel_grid, warp
 
 COMPACT = {"channels": [8, 12, 16, 16], "decoder": [16, 12, 8], "context": [8, 8, 8, 8, 8, 8], "radius": 2}
@@ -186,6 +188,75 @@ def test_enlarging_moves_nothing() -> None:
 
     flow = estimate(Linear(0, 0), *frames(1, 64, 64))
     torch.testing.assert_close(flow[..., 2:-2, 2:-2], x[..., 2:-2, 2:-2])
+
+
+class Ramp(nn.Module):
+    """Knows how far a ramp of brightness has moved, up to so many pixels of what it sees, with a leaning to the right."""
+
+    stride = 16
+
+    def __init__(self, reach: float, leaning: float = 0.0) -> None:
+        super().__init__()
+        self.reach, self.leaning, self.seen = reach, leaning, []
+
+    def forward(self, first: Tensor, second: Tensor) -> list[Tensor]:
+        self.seen.append(tuple(first.shape[-2:]))
+        slope = first.diff(dim=-1)[..., 4:-4].median()
+        moved = (first - second).median() / slope
+        u = moved.clamp(-self.reach, self.reach) + self.leaning
+        return [torch.stack((u, 0 * u)).view(1, 2, 1, 1).expand(1, 2, *first.shape[-2:])]
+
+
+def ramp(shift: float) -> Tensor:
+    x = (torch.arange(512) - shift) / 1024 + 0.25
+    return x.expand(1, 3, 128, 512).contiguous()
+
+
+def test_coarse_to_fine_sees_farther_than_one_look() -> None:
+    """Four times smaller, a motion of 24 pixels is one of six; what is over comes in the looks after it."""
+    network = Ramp(reach=8)
+    one, two = ramp(0), ramp(24)
+    assert float(estimate(network, one, two)[0, 0].median()) == pytest.approx(8)
+    network.seen.clear()
+    flow = coarse_to_fine(network, one, two, width=128)
+    assert network.seen == [(32, 128), (64, 256), (128, 512), (128, 512)]
+    assert float(flow[0, 0].median()) == pytest.approx(24, abs=0.1)
+    assert flow[0, 1].abs().max() < 1e-4
+
+
+def test_what_a_network_leans_to_one_side_cancels() -> None:
+    one = ramp(0)
+    assert float(estimate(Ramp(0, leaning=0.5), one, one)[0, 0].median()) == pytest.approx(0.5)
+    torch.testing.assert_close(coarse_to_fine(Ramp(0, leaning=0.5), one, one, width=512), torch.zeros(1, 2, 128, 512))
+
+
+@pytest.mark.parametrize(("size", "looks"), [((40, 300), 2), ((16, 16), 2), ((70, 600), 3), ((16, 2000), 2)])
+def test_coarse_to_fine_takes_any_size(size: tuple[int, int], looks: int) -> None:
+    network = Ramp(1)
+    assert coarse_to_fine(network, *frames(1, *size), width=256).shape == (1, 2, *size)
+    assert len(network.seen) == looks
+    with pytest.raises(InputError, match="too small"):
+        coarse_to_fine(network, *frames(1, 15, 300), width=256)
+
+
+def test_the_embedded_flow_on_a_large_motion(real_data: Path) -> None:
+    """A pair of Flying Chairs, 26 pixels in the mean: it looks coarse to fine unless told otherwise."""
+    (pair,) = [p for p in flow_set("chairs", real_data / "flow" / "chairs").pairs if p.name == "0000004"]
+    images, truth = pair.images(), pair.truth().flow
+    whole, once = (
+        float(np.linalg.norm(flow_method("default", **settings)(*images) - truth, axis=-1).mean())
+        for settings in ({}, {"pyramid": 0})
+    )
+    assert whole < 4.3
+    assert once > whole + 0.5
+
+
+def test_a_tracker_that_multiplies_features_finds_what_is_alike(real_data: Path) -> None:
+    """MAST compares by products: their peak, at the longest vector around, is 17 pixels off."""
+    (pair,) = flow_set("middlebury", real_data / "flow" / "middlebury").pairs
+    file = Path(__file__).resolve().parents[1] / "checkpoints" / "mast.safetensors"
+    error = np.linalg.norm(flow_method(str(file))(*pair.images()) - pair.truth().flow, axis=-1)
+    assert error[pair.truth().valid].mean() < 2.5
 
 
 @pytest.mark.parametrize("name", ["spynet", "pwcnet", "sparse"])

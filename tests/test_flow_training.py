@@ -145,7 +145,7 @@ def test_schedules_are_the_published_ones():
 
 def test_the_unsupervised_recipe_goes_on_with_the_network_of_the_supervised_one():
     first, second = read_recipe(FOLDER / "compact.toml"), read_recipe(FOLDER / "compact_unsupervised.toml")
-    network = {k: v for k, v in first.settings.items() if k != "motion"}
+    network = {k: v for k, v in first.settings.items() if k not in ("motion", "pyramid")}
     assert second.settings.items() > network.items()
     assert second.settings["objective"] == "photometric"
     assert second.start
@@ -155,7 +155,7 @@ def test_the_unsupervised_recipe_goes_on_with_the_network_of_the_supervised_one(
 
 @pytest.mark.parametrize("objective", ["epe", "photometric"])
 def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, objective):
-    run = changed(RUN, {"settings": {"objective": objective}, "width": 0}, source="test")
+    run = changed(RUN, {"settings": {"objective": objective, "pyramid": 64}, "width": 0}, source="test")
     rows = (Shifts if objective == "epe" else Videos)(run)
     whole = train_flow(run, rows, tmp_path / "whole", sources=["shifts"])
 
@@ -172,6 +172,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, objective):
     card = weights.read_card(tmp_path / "cut" / "last.safetensors")
     assert card["network"] == "pwcnet"
     assert card["settings"] == TINY
+    assert card["pyramid"] == 64
     assert card["labels"] == ("exact flow" if objective == "epe" else "none")
     loaded = flow_networks.load(tmp_path / "cut" / "last.safetensors")
     for (name, a), b in zip(loaded.state_dict().items(), whole.encoder.state_dict().values(), strict=True):

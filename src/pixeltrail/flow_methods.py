@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -22,6 +22,8 @@ FlowMethod = Callable[[Image, Image], Flow]
 CLASSICAL: dict[str, Callable[..., Flow]] = {"farneback": farneback, "dis": dis, "tvl1": tvl1}
 LEARNED = ("default", "embedded")
 TRACKER = "tracker"
+UNIT_TEMPERATURE = 0.05
+"""Of unit vectors, where a method has none for them."""
 EMBEDDED = "flow.safetensors"
 """The learned flow that comes with the package, beside the weights of the default tracker."""
 
@@ -31,7 +33,8 @@ def flow_method(name: str, *, device: str = "cpu", **settings: Any) -> FlowMetho
 
     ``farneback``, ``dis``, ``tvl1``: the functions of `flow.classical`, to whose keywords ``settings`` belong.
     ``default`` or ``embedded``: the network that comes with the package; a .safetensors file whose card names a
-    "network": that one; no ``settings``. ``tracker`` (the default one), another weights file, a tracker's name or Python
+    "network": that one; ``pyramid`` is the width of `estimate.coarse_to_fine`, 0 for a single look, by default as the card
+    says, which is none for published weights. ``tracker`` (the default one), another weights file, a tracker's name or Python
     file: the displacement of that tracker's affinity, upsampled; ``settings`` are ``protocol`` and ``quality``.
 
     Raises:
@@ -40,13 +43,19 @@ def flow_method(name: str, *, device: str = "cpu", **settings: Any) -> FlowMetho
         WeightsError: a file that is damaged or does not fit.
     """
     if name in CLASSICAL:
-        return partial(CLASSICAL[name], **_known(name, CLASSICAL[name], settings))
+        return partial(CLASSICAL[name], **checked(name, CLASSICAL[name], settings))
     from pixeltrail import catalogue, weights
+    from pixeltrail.flow_networks import CLASSES
     from pixeltrail.predictors import HAND_MADE  # which may use this module in its turn
 
     file = weights_of(name)
     if file is not None and (name in LEARNED or "network" in weights.read_card(file)):
-        return _network_flow(str(file), device, settings)
+        return _network_flow(str(file), device, **checked(name, _network_flow, settings))
+    if name in CLASSES:
+        raise InputError(
+            f"flow: {name} is a network and comes without weights; train it (pixeltrail train --method {name}) or convert "
+            "published ones (pixeltrail convert), and give the .safetensors file"
+        )
     trackers = (TRACKER, *HAND_MADE, *catalogue.names())
     if name not in trackers and not name.endswith((".py", ".safetensors")) and ".py:" not in name:
         raise UnknownNameError(catalogue.unknown("flow method", name, (*CLASSICAL, LEARNED[0], *trackers)))
@@ -81,12 +90,15 @@ def weights_of(name: str) -> Path | None:
     return weights.path_of("default") if name == TRACKER else weights.path_of(name.partition(".py:")[2] or name)
 
 
-def _network_flow(file: str, device: str, settings: Mapping[str, Any]) -> FlowMethod:
+def _network_flow(file: str, device: str, *, pyramid: int | None = None) -> FlowMethod:
+    from pixeltrail import weights
     from pixeltrail.flow.estimate import estimator
     from pixeltrail.flow_networks import load
 
-    _known(file, load, settings)
-    return estimator(load(file, device=device), device)
+    width = weights.read_card(file).get("pyramid", 0) if pyramid is None else pyramid
+    if type(width) is not int or width < 0:
+        raise InputError(f"{file}: pyramid: expected a number of pixels, such as 256, or 0 for none, got {width!r}")
+    return estimator(load(file, device=device), device, pyramid=width)
 
 
 def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMethod:
@@ -94,7 +106,9 @@ def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMe
 
     The mean over a whole window is pulled to its middle by every look-alike (EPE 12 on Sintel's alley_1, where nothing
     moves farther than 3), so it is taken around the peak: a first look finds the best cell, a second one the mean over
-    that and its neighbours. The median of 3 x 3 cells then drops single mistakes.
+    that and its neighbours. The median of 3 x 3 cells then drops single mistakes. Features are compared as unit vectors
+    also where the method multiplies them as they are (MAST): the peak of a product is at the longest vector around, not
+    at the most alike (EPE 16.6 and 2.2 on Middlebury's RubberWhale).
     """
     import torch
     import torch.nn.functional as F
@@ -103,8 +117,10 @@ def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMe
     from pixeltrail.predictors import load_tracker
     from pixeltrail.sessions import Session
 
-    tracker = load_tracker(name, device=device, **_known(name, load_tracker, settings))
-    seek = replace(tracker.protocol.affinity, topk=1)
+    tracker = load_tracker(name, device=device, **checked(name, load_tracker, settings))
+    affinity = tracker.protocol.affinity
+    temperature = affinity.temperature if affinity.normalize else UNIT_TEMPERATURE
+    seek = replace(affinity, topk=1, normalize=True, temperature=temperature)
     look = replace(seek, radius=1, dilation=1, circle=False, free_first=False, topk=None)
 
     @torch.inference_mode()
@@ -124,11 +140,17 @@ def _tracker_flow(name: str, device: str, settings: Mapping[str, Any]) -> FlowMe
     return flow
 
 
-def _known(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, if the function has all of them. Raises InputError."""
+def checked(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, if the function has them all as keywords and takes such values; ``name`` is said otherwise. Raises
+    InputError."""
+    hints = get_type_hints(function)
     has = [p.name for p in signature(function).parameters.values() if p.kind == Parameter.KEYWORD_ONLY]
     has = [p for p in has if p != "device"]
-    for key in settings:
+    for key, value in settings.items():
         if key not in has:
             raise InputError(f"{name}: has no setting {key!r}; there are {', '.join(has) or 'none'}")
+        wanted = get_args(hints[key]) or (hints[key],)
+        if isinstance(value, bool | int | float | str) and type(value) not in wanted + (int,) * (float in wanted):
+            kinds = " or ".join(kind.__name__ for kind in wanted if kind in (bool, int, float, str)) or "an array"
+            raise InputError(f"{name}: {key}: expected {kinds}, got {value!r}")
     return dict(settings)

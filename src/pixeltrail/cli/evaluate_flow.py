@@ -8,7 +8,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pixeltrail.cli.shared import Device, Method, OptionalFile, OptionalFolder, Threads, prepared, progress_bar
+from pixeltrail.cli.shared import (
+    Device,
+    Method,
+    OptionalFile,
+    OptionalFolder,
+    Settings,
+    Threads,
+    prepared,
+    progress_bar,
+)
 from pixeltrail.errors import InputError
 
 
@@ -25,6 +34,8 @@ class FlowTask:
     """clean or final of sintel and things; train, val or all of chairs."""
     method: Method = "default"
     """default, a .safetensors file, farneback, dis, tvl1, tracker, or a tracker's name."""
+    set: Settings = ()
+    """Change one setting of the method (winsize=21, preset=fast, ...); may be given several times."""
     predictions: OptionalFolder = None
     """Score the flow files in this folder, named like the pairs (SCENE/frame_0001.flo ...), instead of running a method."""
     out: OptionalFile = None
@@ -59,9 +70,11 @@ class FlowTask:
                 report = evaluate_predictions(self.predictions, pairs, on_pair=on_pair, settings=settings)
             else:
                 from pixeltrail.flow_methods import flow_method
+                from pixeltrail.training.run import parse_set
 
-                settings["method"] = self.method
-                method = flow_method(self.method, device=prepared(self.device, self.threads))
+                chosen = parse_set(self.set)
+                settings |= {"method": self.method, **{key: str(value) for key, value in chosen.items()}}
+                method = flow_method(self.method, device=prepared(self.device, self.threads), **chosen)
                 report = evaluate_flow(method, pairs, on_pair=on_pair, settings=settings)
         Console(width=max(Console().width, 120)).print(report.table())  # numbers are never cut
         if self.out is not None:

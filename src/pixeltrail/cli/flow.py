@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from pixeltrail.cli.shared import Device, Method, OptionalFile, Threads, prepared, progress_bar
+from pixeltrail.cli.shared import Device, Method, OptionalFile, Settings, Threads, prepared, progress_bar
 from pixeltrail.errors import InputError
 
 if TYPE_CHECKING:
+    from pixeltrail.evaluation.flow import FlowScore
     from pixeltrail.flow_methods import FlowMethod
+    from pixeltrail.jobs.flow_pair import Style
 
 FLOW_FILES = (".flo", ".pfm", ".flo5", ".npz", ".png")
 IMAGES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -36,15 +39,19 @@ class Flow:
     """Also draw the flow between two images, .png or .jpg."""
     method: Method = "default"
     """default (learned), farneback, dis, tvl1, a .safetensors file of a flow network or tracker, tracker, or a method's
-    name."""
+    name; lk: corners only, of two images, by Lucas and Kanade, as a .csv."""
     refine: Annotated[bool, arg(help_behavior_hint="")] = False
     """Polish the flow by variational refinement."""
     still: Annotated[float, arg(metavar="GREY", help_behavior_hint="(default: off)")] = 0.0
     """Zero flow where the frames differ by less than this many grey levels on average."""
-    format: Literal["flo", "png", "pfm", "npz"] = "flo"
+    set: Settings = ()
+    """Change one setting of the method (winsize=21, preset=fast, ...); may be given several times."""
+    truth: OptionalFile = None
+    """The true flow between two images: print how far off the flow is; the picture shows flow, truth and error."""
+    format: Literal["flo", "png", "pfm", "npz", "flo5"] = "flo"
     """Format of the flow of a video."""
-    colour: Literal["wheel", "hsv", "arrows"] = "wheel"
-    """How flow is drawn."""
+    colour: Literal["wheel", "hsv", "arrows", "warped"] = "wheel"
+    """How flow is drawn; warped: as the second frame, brought onto the first."""
     scale: Annotated[float | None, arg(metavar="PIXELS", help_behavior_hint="(default: by the flow itself)")] = None
     """Motion drawn at full strength."""
     beside: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -65,8 +72,6 @@ class Flow:
         return self.out is not None and (self.out / ".flow-job" / "settings.json").is_file()
 
     def run(self) -> int:
-        if self.scale is not None and not 0 < self.scale < float("inf"):
-            raise InputError(f"--scale {self.scale}: expected a number of pixels above 0")
         if self.still < 0:
             raise InputError(f"--still {self.still}: expected a number of grey levels, 0 or more")
         if self.second is not None:
@@ -75,11 +80,10 @@ class Flow:
         if self.input.is_file() and (suffix in IMAGES or (suffix == ".png" and not self._deep())):
             raise InputError(f"{self.input}: is one image; name the second one after it")
         if self.input.is_file() and suffix in FLOW_FILES:
-            from pixeltrail.jobs.flow import convert_flow
+            from pixeltrail.jobs.flow_pair import convert_flow
 
-            convert_flow(self.input, self.out, self.picture, colour=self.colour, scale=self.scale)
-            print(f"flow -> {', '.join(str(path) for path in (self.out, self.picture) if path)}")
-            return 0
+            score = convert_flow(self.input, self.out, self.picture, style=self._style(), truth=self.truth)
+            return self._say(score)
         return self._film()
 
     def _deep(self) -> bool:
@@ -89,14 +93,40 @@ class Flow:
         return len(head) < 25 or head[24] == 16
 
     def _pair(self, second: Path) -> int:
-        from pixeltrail.jobs.flow import flow_of_pair
+        from pixeltrail.jobs.flow_pair import flow_of_pair
 
-        flow_of_pair(
-            self._method(), self.input, second, self.out, self.picture,
-            colour=self.colour, scale=self.scale, beside=self.beside,
-        )  # fmt: skip
-        print(f"flow -> {', '.join(str(path) for path in (self.out, self.picture) if path)}")
+        if self.method == "lk":
+            return self._corners(second)
+        style = self._style()
+        score = flow_of_pair(self._method(), self.input, second, self.out, self.picture, style=style, truth=self.truth)
+        return self._say(score)
+
+    def _corners(self, second: Path) -> int:
+        from pixeltrail.jobs.flow_sparse import sparse_flow_of_pair
+        from pixeltrail.training.run import parse_set
+
+        if self.truth is not None or self.refine or self.still:
+            raise InputError(
+                "--method lk: follows corners only; --truth, --refine and --still need dense flow, such as dis"
+            )
+        found, total = sparse_flow_of_pair(
+            self.input, second, self.out, self.picture, settings=parse_set(self.set), scale=self._style().scale
+        )
+        print(f"{found} of {total} corners found again -> {', '.join(str(p) for p in (self.out, self.picture) if p)}")
         return 0
+
+    def _say(self, score: FlowScore | None) -> int:
+        if score is not None:
+            off = ", ".join(f"{limit} px: {score[name]:.1f} %" for limit, name in ((1, "1px"), (3, "3px")))
+            print(f"EPE {score['EPE']:.3f} px, off by more than {off}")
+        if self.out or self.picture:
+            print(f"flow -> {', '.join(str(path) for path in (self.out, self.picture) if path)}")
+        return 0
+
+    def _style(self) -> Style:
+        from pixeltrail.jobs.flow_pair import Style
+
+        return Style(self.colour, self.scale, self.beside)
 
     def _film(self) -> int:
         from pixeltrail.data.video import open_frames
@@ -105,6 +135,10 @@ class Flow:
             raise InputError("flow: give --out FOLDER for the flow of a video")
         if self.picture is not None:
             raise InputError("--picture: is for two images; a video's flow is drawn in flow.mp4")
+        if self.method == "lk":
+            raise InputError("--method lk: follows corners of two images; for a video, track --points --method dis")
+        if self.truth is not None:
+            raise InputError("--truth: is for two images; a data set is scored by pixeltrail evaluate flow")
         if self.out.is_file():
             raise InputError(f"{self.out}: is a file; name a folder for the flow of a video")
         source = open_frames(self.input)
@@ -113,8 +147,7 @@ class Flow:
         with progress_bar() as show:
             summary = flow_of_video(
                 self._method(), source, self.out, settings=self._settings(), format=self.format, stride=self.stride,
-                colour=self.colour, scale=self.scale, beside=self.beside, with_video=self.video, resume=self.resume,
-                on_frame=show,
+                style=self._style(), with_video=self.video, resume=self.resume, on_frame=show,
             )  # fmt: skip
         print(f"{summary.frames} pairs -> {self.out}")
         if summary.problem:
@@ -123,15 +156,22 @@ class Flow:
 
     def _settings(self) -> dict[str, Any]:
         from pixeltrail.flow_methods import weights_of
+        from pixeltrail.training.run import parse_set
         from pixeltrail.weights import digest
 
         file = weights_of(self.method)
-        return {
-            "method": self.method, "weights": digest(file) if file else None, "refine": self.refine, "still": self.still
-        }  # fmt: skip
+        said = {"method": self.method, "weights": digest(file) if file else None, "refine": self.refine}
+        chosen = {"settings": parse_set(self.set)} if self.set else {}
+        return {**said, "still": self.still, **chosen}
 
     def _method(self) -> FlowMethod:
+        from pixeltrail import catalogue
         from pixeltrail.flow_methods import flow_method, polished
+        from pixeltrail.training.run import parse_set
 
-        method = flow_method(self.method, device=prepared(self.device, self.threads))
+        method = flow_method(self.method, device=prepared(self.device, self.threads), **parse_set(self.set))
+        if self.method in catalogue.names():
+            print(
+                f"note: {self.method} by its name has random weights; give a .safetensors file of it", file=sys.stderr
+            )
         return polished(method, refine=self.refine, still=self.still)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from pixeltrail.errors import InputError
 
@@ -34,6 +34,7 @@ Quality = Annotated[str, arg(metavar="{fast,balanced,best}", help_behavior_hint=
 Device = Annotated[str, arg(metavar="DEVICE")]
 Threads = Annotated[int, arg(metavar="N", help_behavior_hint="(default: one for each core)")]
 OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+Settings = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
 
 

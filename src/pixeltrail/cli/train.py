@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import arg
 
-from pixeltrail.cli.shared import Device, Folder, OptionalFile, OptionalFolder, Threads, prepared, progress_bar
+from pixeltrail.cli.shared import (
+    Device,
+    Folder,
+    OptionalFile,
+    OptionalFolder,
+    Settings,
+    Threads,
+    prepared,
+    progress_bar,
+)
 from pixeltrail.errors import InputError, PixeltrailError
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ class Train:
     """dul, mast, corrflow, or your own Python file; or a flow network: pwcnet, flownetc, flownets, spynet."""
     recipe: OptionalFile = None
     """A TOML file; see recipes/."""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint="")] = ()
+    set: Settings = ()
     """Change one setting of the recipe (steps, batch_size, size, frames, lr, seed, save_every, ...); may be given
     several times."""
     only: OptionalFile = None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixeltrail.geometry import pixel_grid, warp
+from pixeltrail.geometry import warp
 
 LEVELS: Mapping[int, float] = {2: 0.005, 3: 0.01, 4: 0.02, 5: 0.08, 6: 0.32}
 """Weights of the levels at 1/4, 1/8, ... 1/64 of the resolution, as in the authors' solvers."""
@@ -93,26 +93,9 @@ def charbonnier(difference: Tensor, *, power: float = 0.45, eps: float = 1e-3) -
     return (difference.square() + eps * eps) ** power
 
 
-def occluded(forward: Tensor, backward: Tensor, *, share: float = 0.01, least: float = 0.5) -> Tensor:
-    """(B, 1, H, W) bool: where going forward and back does not end where it began, or leaves the frame.
-
-    |f + b(x + f)|² >= share · (|f|² + |b(x + f)|²) + least (Sundaram et al. 2010).
-    """
-    back = warp(backward, forward, padding="border")
-    off = (forward + back).square().sum(1, keepdim=True)
-    size = forward.square().sum(1, keepdim=True) + back.square().sum(1, keepdim=True)
-    return (off >= share * size + least) | leaves(forward)
-
-
-def leaves(flow: Tensor) -> Tensor:
-    """(B, 1, H, W) bool: where the flow (B, 2, H, W) points out of the frame."""
-    height, width = flow.shape[-2:]
-    x, y = (pixel_grid(height, width, device=flow.device) + flow).unbind(1)
-    return ((x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)).unsqueeze(1)
-
-
 def photometric(first: Tensor, second: Tensor, flow: Tensor, hidden: Tensor, *, kind: str = "census") -> Tensor:
-    """Mean over what is not ``hidden`` (B, 1, H, W) of the difference between ``first`` and ``second`` brought onto it.
+    """Mean difference between ``first`` and ``second`` brought onto it, over what is not ``hidden`` (B, 1, H, W bool, such as
+    `algebra.occlusion`).
 
     ``kind``: "census" (`census`, then (d + 0.01)^0.4 as UFlow) or "charbonnier" of the colours.
     """

@@ -1,4 +1,4 @@
-"""Optical flow of a video or of two frames into files: what is estimated, what is written, and how it is taken up again.
+"""Optical flow of a video into files: what is estimated, what is written, and how it is taken up again.
 
 The folder of a video holds ``flow/NAME.flo`` (or another format), one for each frame that has a next one; ``flow.json``
 with the lengths of its vectors; and ``flow.mp4``, the flow as pictures. While work goes on it also holds ``.flow-job/``.
@@ -7,8 +7,8 @@ with the lengths of its vectors; and ``flow.mp4``, the flow as pictures. While w
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -17,74 +17,19 @@ import numpy as np
 
 from pixeltrail.data.files import PART, fingerprint, remove_leftovers, require_writable_folder, write_text
 from pixeltrail.data.flowfile import FLOW_SUFFIXES, read_flow, write_flow
-from pixeltrail.data.images import IMAGE_SUFFIXES, read_image, write_image
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import InputError, PixeltrailError
 from pixeltrail.flow.classical import Flow
 from pixeltrail.flow_methods import FlowMethod
+from pixeltrail.jobs.flow_pair import WHEEL, Style, draw_flow, round_scale, unknown_as_nan
 from pixeltrail.jobs.folder import TRACKS_HEAD, JobFolder
 from pixeltrail.jobs.results import row, write_tracks
 from pixeltrail.jobs.track import FPS, OnFrame, Summary, ahead, until_problem
-from pixeltrail.types import Image
-from pixeltrail.visual.flow import draw_arrows, flow_to_colour, flow_to_hsv, side_by_side, typical_length, with_legend
+from pixeltrail.visual.flow import typical_length
 
-Colour = Literal["wheel", "hsv", "arrows"]
-Format = Literal["flo", "png", "pfm", "npz"]
+Format = Literal["flo", "png", "pfm", "npz", "flo5"]
 SAVE_EVERY = 50
 WORK = ".flow-job"
-
-
-def draw_flow(flow: Flow, image: Image | None, colour: Colour, scale: float, *, beside: bool = False) -> Image:
-    """Flow (H, W, 2) as a picture with a legend. ``scale``: the length in pixels at the rim of the wheel; ``image``
-    (H, W, 3): the first frame, under the arrows and, with ``beside``, left of the picture. Raises ShapeError."""
-    if colour == "arrows":
-        picture = draw_arrows(np.full((*flow.shape[:2], 3), 32, np.uint8) if image is None else image, flow, scale)
-    else:
-        picture = (flow_to_hsv if colour == "hsv" else flow_to_colour)(flow, scale)
-    picture = with_legend(picture, scale, flow_to_hsv if colour == "hsv" else flow_to_colour)
-    return side_by_side([image, picture]) if beside and image is not None else picture
-
-
-def round_scale(length: float) -> float:
-    """The scale of a picture: a length in pixels, at least 1 (noise must not look like motion), up to two digits."""
-    unit = 10.0 ** (math.floor(math.log10(max(length, 1.0))) - 1)
-    return round(math.ceil(max(length, 1.0) / unit - 1e-9) * unit, 6)
-
-
-def flow_of_pair(
-    method: FlowMethod,
-    first: Path,
-    second: Path,
-    out: Path | None,
-    picture: Path | None = None,
-    *,
-    colour: Colour = "wheel",
-    scale: float | None = None,
-    beside: bool = False,
-) -> Flow:
-    """Estimate the flow between two images and write it to ``out`` and, drawn, to ``picture``; (H, W, 2) is returned.
-
-    Raises InputError, before anything is written, for frames of different sizes and whatever else cannot be used.
-    """
-    images = [read_image(path) for path in (first, second)]
-    if images[0].shape != images[1].shape:
-        sizes = [f"{i.shape[1]}x{i.shape[0]}" for i in images]
-        raise InputError(f"{second}: is {sizes[1]} but {first} is {sizes[0]}; flow needs two frames of one size")
-    _require_outputs(out, picture, first, second)
-    flow = method(*images)
-    _write(flow, None, images[0], out, picture, colour, scale, beside)
-    return flow
-
-
-def convert_flow(
-    file: Path, out: Path | None, picture: Path | None = None, *, colour: Colour = "wheel", scale: float | None = None
-) -> None:
-    """Write a file of flow in another format, by the suffix of ``out``, and as a ``picture``. Raises InputError."""
-    field = read_flow(file)
-    _require_outputs(out, picture, file)
-    _write(
-        np.where(field.valid[..., None], field.flow, np.float32(np.nan)), field.valid, None, out, picture, colour, scale
-    )
 
 
 def flow_of_video(
@@ -95,9 +40,7 @@ def flow_of_video(
     settings: Mapping[str, Any],
     format: Format = "flo",
     stride: int = 1,
-    colour: Colour = "wheel",
-    scale: float | None = None,
-    beside: bool = False,
+    style: Style = WHEEL,
     with_video: bool = True,
     resume: bool = False,
     save_every: int = SAVE_EVERY,
@@ -106,7 +49,7 @@ def flow_of_video(
     """The flow from every ``stride``-th frame of ``source`` to the one ``stride`` later, into the folder ``out``.
 
     ``settings`` say how ``method`` was made: they go into flow.json, and a resumed job must have the same, as well as the
-    same video, format and stride. The pictures of the whole video have one ``scale``, by default from the lengths found.
+    same video, format and stride. The pictures of the whole video have one scale, by default from the lengths found.
     A video that is damaged in its middle is done up to there; the summary holds the error, and how many pairs were done.
     Raises InputError, before anything is written, for a video of one frame, frames that ``method`` cannot use, a folder
     that holds something else, or nothing to resume; DiskError for a full disk, after which ``resume`` goes on.
@@ -114,9 +57,7 @@ def flow_of_video(
     out = Path(out)
     if stride < 1:
         raise InputError(f"--stride {stride}: expected a number of 1 or more")
-    if scale is not None and not 0 < scale < math.inf:
-        raise InputError(f"--scale {scale}: expected a number of pixels above 0")
-    film = _film(source, out, stride, beside) if with_video else None
+    film = _film(source, out, stride, style.beside) if with_video else None
     suffix = f".{format}"
     job = _Folder(out, {"video": fingerprint(source.files), "format": format, "stride": stride, **settings})
     job.require_apart(source.files)
@@ -143,53 +84,20 @@ def flow_of_video(
         job.save("forward", {}, start + done)
     if not start + done:
         raise InputError(f"{problems[0] if problems else source.path}; no two frames could be read")
-    top = scale or round_scale(float(np.quantile([r["typical"] for r in job.rows()], 0.75)))
     if film is not None:
+        scale = style.scale or round_scale(float(np.quantile([r["typical"] for r in job.rows()], 0.75)))
+        style = replace(style, scale=scale)
         with film as video:
             frames = ahead(until_problem(_every(source, stride, 0), []))
-            for number, (entry, frame) in enumerate(zip(job.rows(), frames, strict=False), 1):
-                field = read_flow(job.flows / f"{entry['name']}{suffix}")
-                shown = np.where(field.valid[..., None], field.flow, np.float32(np.nan))
-                video.write(draw_flow(shown, frame.image, colour, top, beside=beside))
+            for number, (entry, pair) in enumerate(zip(job.rows(), pairwise(frames), strict=False), 1):
+                flow = unknown_as_nan(read_flow(job.flows / f"{entry['name']}{suffix}"))
+                video.write(draw_flow(flow, style, [frame.image for frame in pair]))
                 if on_frame:
                     on_frame("video", number, start + done)
     head = {"width": source.size[1], "height": source.size[0], "fps": source.fps, "format": format, "stride": stride}
     write_tracks(out / "flow.json", source.path.name, {**head, **settings}, job.rows())
     job.end()
     return Summary(done, problems[0] if problems else None)
-
-
-def _write(
-    flow: Flow, valid: Any, image: Image | None, out: Path | None, picture: Path | None, colour: Colour,
-    scale: float | None, beside: bool = False,
-) -> None:  # fmt: skip
-    if picture is not None:  # drawn before anything is written
-        drawn = draw_flow(flow, image, colour, scale or round_scale(typical_length(flow)), beside=beside)
-    for path in (out, picture):
-        if path is not None:
-            require_writable_folder(path.absolute().parent)
-    if out is not None:
-        write_flow(out, flow, valid)
-    if picture is not None:
-        write_image(picture, drawn)
-
-
-def _require_outputs(out: Path | None, picture: Path | None, *inputs: Path) -> None:
-    """Refuse, before the work begins, what could not be written at its end."""
-    if out is None and picture is None:
-        raise InputError("flow: give --out FILE for the flow, --picture FILE, or both")
-    for path, suffixes in ((out, FLOW_SUFFIXES), (picture, IMAGE_SUFFIXES)):
-        if path is None:
-            continue
-        if path.is_dir() or path.suffix.lower() not in suffixes:
-            what = (
-                "is a folder" if path.is_dir() else f"cannot be written as {path.suffix or 'a file without suffix'!r}"
-            )
-            raise InputError(f"{path}: {what}; name a file that ends in one of {', '.join(sorted(suffixes))}")
-        if path.resolve() in {file.resolve() for file in inputs}:
-            raise InputError(f"{path}: is an input; choose another name")
-    if out is not None and picture is not None and out.resolve() == picture.resolve():
-        raise InputError(f"{out}: is both --out and --picture; give them different names")
 
 
 def _every(source: FrameSource, stride: int, pair: int) -> Iterator[Frame]:

@@ -16,6 +16,7 @@ from pixeltrail import flow_networks
 from pixeltrail.data.chairs import chairs
 from pixeltrail.errors import InputError
 from pixeltrail.flow import losses
+from pixeltrail.flow.algebra import occlusion
 from pixeltrail.flow.estimate import estimate
 from pixeltrail.flow.spynet import SpyNet
 from pixeltrail.training.feed import Sampler
@@ -33,13 +34,15 @@ class Task:
 
     ``objective``: "epe" (SpyNet: level by level) or "robust" on pairs with exact flow (``flow.losses``); "photometric" on
     videos without labels.
-    ``motion``: (least, most) of the share of the published motion that generated pairs have. For "photometric":
+    ``motion``: (least, most) of the share of the published motion that generated pairs have. ``pyramid``: how the network is
+    to be used, the width of `estimate.coarse_to_fine`; 0: by a single look. For "photometric":
     ``difference``, "census" or "charbonnier"; ``smooth``, the weight of smoothness, of first or second ``order``, and
     ``edge``, how fast it gives way to edges of the image.
     """
 
     objective: str = "epe"
     motion: tuple[float, float] = (0.1, 1.0)
+    pyramid: int = 0
     difference: str = "census"
     smooth: float = 0.3
     order: int = 1
@@ -51,8 +54,8 @@ class Task:
                 said = ", ".join(map(str, known))
                 raise InputError(f"recipe: settings.{name} is {getattr(self, name)!r}; there are {said}")
         low, high = self.motion
-        if not 0 <= low <= high or self.smooth < 0:
-            raise InputError("recipe: settings.motion and settings.smooth must not be negative")
+        if not 0 <= low <= high or self.smooth < 0 or self.pyramid < 0:
+            raise InputError("recipe: settings.motion, settings.smooth and settings.pyramid must not be negative")
 
 
 def task_of(run: Run) -> tuple[Task, dict[str, Any]]:
@@ -126,7 +129,7 @@ class Photometric:
         flow = F.interpolate(found, one.shape[-2:], mode="bilinear", align_corners=False)
         with torch.no_grad():
             forward, backward = flow.chunk(2)
-            hidden = torch.cat((losses.occluded(forward, backward), losses.occluded(backward, forward)))
+            hidden = torch.cat((occlusion(forward, backward), occlusion(backward, forward)))
         seen = losses.photometric(one, two, flow, hidden, kind=self.task.difference)
         small = F.adaptive_avg_pool2d(one, found.shape[-2:])
         smooth = losses.smoothness(found, small, order=self.task.order, edge=self.task.edge)
@@ -172,7 +175,8 @@ def train_flow(
     learner = new_learner(run)
     task, settings = task_of(run)
     labels = "none" if task.objective == "photometric" else "exact flow"
-    card = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
+    card: dict[str, Any] = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
+    card |= {"pyramid": task.pyramid} if task.pyramid else {}
     return fit(learner, run, sampler, out, save=_save, card=card, **options)
 
 

@@ -92,8 +92,16 @@ def typical_length(flow: Field, share: float = 0.99) -> float:
     return float(np.quantile(np.hypot(u, v)[known], share)) if known.any() else 0.0
 
 
-def draw_arrows(image: Image, flow: Field, max_magnitude: float | None = None, *, step: int = 16) -> Image:
-    """Arrows over ``image`` (H, W, 3) uint8 of the flow's size, one every ``step`` pixels, in the colours of the wheel.
+def draw_arrows(
+    image: Image,
+    flow: Field,
+    max_magnitude: float | None = None,
+    *,
+    step: int = 16,
+    at: NDArray[np.integer] | None = None,
+) -> Image:
+    """Arrows over ``image`` (H, W, 3) uint8 of the flow's size, one every ``step`` pixels, or ``at`` chosen ones (P, 2), as
+    (x, y), in the colours of the wheel.
 
     An arrow of ``max_magnitude`` pixels (default: the longest known vector) reaches one and a half steps, longer ones at
     most four; what moves less than a twentieth of it is a dot. Returns a new image. Raises ShapeError.
@@ -109,7 +117,10 @@ def draw_arrows(image: Image, flow: Field, max_magnitude: float | None = None, *
     layer = Pillow.new("RGBA", (image.shape[1] * fine, image.shape[0] * fine))
     draw = ImageDraw.Draw(layer)
     height, width = known.shape
-    y, x = np.mgrid[(height - 1) % step // 2 : height : step, (width - 1) % step // 2 : width : step].reshape(2, -1)
+    if at is None:
+        y, x = np.mgrid[(height - 1) % step // 2 : height : step, (width - 1) % step // 2 : width : step].reshape(2, -1)
+    else:
+        x, y = at.T
     y, x = y[known[y, x]], x[known[y, x]]
     colours = flow_to_colour(np.stack((u, v), -1)[y, x][None], top)[0]
     way = np.stack((u, v), -1)[y, x] * (1.5 * step / top)
@@ -189,6 +200,28 @@ def error_map(flow: Field, truth: Field, valid: NDArray[np.bool_] | None = None)
     shown = known & sure if valid is None else known & sure & valid
     picture: Image = np.where(shown[..., None], _BLUE_TO_RED[np.digitize(error, _ERRORS)], np.uint8(0))
     return picture
+
+
+def with_error_legend(picture: Image) -> Image:
+    """An `error_map` with its ten colours in the bottom right corner, and the limit, 3 px or 5 %, below their middle.
+    Pictures too small for it come back as they are."""
+    height, width = picture.shape[:2]
+    cell = min(height, width) // 22
+    if cell < 9:
+        return picture.copy()
+    sheet = Pillow.fromarray(picture)
+    draw = ImageDraw.Draw(sheet)
+    pad = max(2, cell // 3)
+    size = max(9.0, 0.8 * cell)
+    left, top = width - 10 * cell - 2 * pad, height - cell - 3 * pad - round(size)
+    draw.rounded_rectangle((left - pad, top - pad, width - pad, height - pad), pad, fill=(24, 24, 26))
+    for k, colour in enumerate(_BLUE_TO_RED):
+        draw.rectangle(
+            (left + k * cell, top, left + (k + 1) * cell - 1, top + cell), fill=tuple(int(c) for c in colour)
+        )
+    middle = (left + 5 * cell, top + cell + pad / 2 + size / 2)
+    draw.text(middle, "3 px or 5 %", fill=(235, 235, 235), font=ImageFont.load_default(size), anchor="mm")
+    return np.asarray(sheet).copy()
 
 
 def warped(second: Image, flow: Field) -> Image:
