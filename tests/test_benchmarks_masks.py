@@ -260,6 +260,18 @@ def test_vot_begins_where_there_is_a_box():
     assert np.flatnonzero(~np.isnan(counted)).tolist() == list(range(18, 30))
 
 
+def test_vot_counts_what_lies_inside_the_frame():
+    outside = Moving()
+    outside.boxes = outside.boxes - [6, 0, 6, 0]  # from -4 to 6: six of ten columns are in the picture
+
+    def track(frames, box):
+        return (np.array([0.0, 2, 6, 12]) for _ in frames)
+
+    counted, failures = restarted(track, outside)
+    assert (failures, np.nanmin(counted)) == (0, 1)
+    assert overlaps([[0, 2, 6, 12]], outside.boxes[:1])[0] == pytest.approx(0.6)  # OTB takes boxes as they are
+
+
 def test_box_report():
     report = evaluate_boxes(lost_after(15), [Moving(), Moving()])
     assert report.overall["failures"] == 2

@@ -82,8 +82,11 @@ def restarted(
 
     The tracker begins with the true box. Once its box does not touch the true one it has failed: it begins again five
     frames later, at the next frame with a true box. The ten frames from each beginning on do not count for accuracy.
+    Of all boxes only what lies inside the frame counts.
     """
     truth = sequence.boxes
+    height, width = next(sequence.images()).shape[:2]
+    inside = np.array([width, height, width, height])
     there = ~np.asarray(np.isnan(truth).any(axis=1))
     counted, failures, start = np.full(len(truth), math.nan), 0, 0
     while start < len(truth):
@@ -94,7 +97,7 @@ def restarted(
         known = first if start == 0 else None
         boxes: Iterable[Box] = track(sequence.images(start), truth[start]) if known is None else known
         for t, box in enumerate(boxes, start):
-            overlap = float(overlaps(box[None], truth[t : t + 1])[0])
+            overlap = float(overlaps(box[None].clip(0, inside), truth[t : t + 1].clip(0, inside))[0])
             if there[t] and t > start and overlap <= 0:
                 failures, start, failed = failures + 1, t + SKIPPED, True
                 break
