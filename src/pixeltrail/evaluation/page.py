@@ -118,9 +118,9 @@ def _text(value: object, kind: str = "") -> str:
 
 def _number(value: Any, *, digits: int = 3, best: bool = False, share: float | None = None, sign: bool = False) -> str:
     """A cell; the value that it shows rounded is in ``data-value``. ``share`` in [0, 1]: the length of a bar in it."""
-    if value is None:
+    number = math.nan if value is None else float(value)
+    if math.isnan(number):
         return '<td class="n"></td>'
-    number = float(value)
     bar = "" if share is None else f' style="--share:{100 * min(max(share, 0), 1):.1f}%"'
     style = "n" + (" best" if best else "") + (" bar" if bar else "")
     shown = f"{number:{'+' if sign else ''}.{digits}f}"
@@ -278,7 +278,10 @@ def _drift(reports: Sequence[Report], names: Sequence[str]) -> str:
     if not bins:
         return ""
     measure = _measured(reports)[0]
-    lines = [Line(n, i, list(enumerate(means))) for i, (n, (means, _)) in enumerate(zip(names, found, strict=True))]
+    lines = [
+        Line(n, i, [(float(b), m) for b, (m, c) in enumerate(zip(means, counts, strict=True)) if 2 * c >= max(counts)])
+        for i, (n, (means, counts)) in enumerate(zip(names, found, strict=True))
+    ]
     edges = [f"{i * BIN + 1}–{(i + 1) * BIN}" for i in range(bins)]
     every = max(1, math.ceil(bins / 10))
     ticks = [(float(i), edges[i]) for i in range(0, bins, every)]
@@ -291,7 +294,10 @@ def _drift(reports: Sequence[Report], names: Sequence[str]) -> str:
     ]
     most = max((counts for _, counts in found), key=len)
     rows.append([_text("objects"), *(_number(n, digits=0) for n in most)])
-    note = f"Mean {escape(measure)} by distance from the given frame, in frames."
+    note = (
+        f"Mean {escape(measure)} by distance from the given frame, in frames. The table's last row says how many objects "
+        "reach so far; where fewer than half do, no curve is drawn."
+    )
     return f'<p>{note}</p><div class="wide">{picture}</div>{_table(["", *edges], rows)}'
 
 
