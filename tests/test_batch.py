@@ -128,7 +128,7 @@ def test_bad_videos_stop_nobody(videos, undisturbed, tmp_path, capsys):
     assert main(command) == 4
     said = capsys.readouterr()
     assert "2 done" in said.out
-    assert said.err.splitlines()[-1].startswith("error: 4 of 6 videos are not all done")
+    assert said.err.splitlines()[-1].startswith("error: 4 of 6 videos could not be finished")
     with open(out / "failed.csv", newline="") as file:
         failed = {row["name"]: row for row in csv.DictReader(file)}
     assert {name: row["state"] for name, row in failed.items()} == {

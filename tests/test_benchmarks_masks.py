@@ -89,6 +89,17 @@ def test_youtube_scores_seen_and_unseen(split):
     assert everything_seen["G"] == pytest.approx((everything_seen["J_seen"] + everything_seen["F_seen"]) / 2)
 
 
+def test_an_object_that_is_gone_must_not_be_predicted(split):
+    save_ids(split / "Annotations/clip/00010.png", np.where(truth(10) == 1, 0, truth(10)).astype(np.uint8))
+
+    def forgets(frames, labels):
+        return (np.where((ids == 1) & (t >= 10), 0, ids) for t, ids in enumerate(identity(frames, labels)))
+
+    stays, goes = (evaluate_youtubevos(masks, YouTubeVos(split)).objects[0] for masks in (identity, forgets))
+    assert (stays["J"], stays["F"]) == (0.5, 0.5)  # right in frame 5, wrong in frame 10
+    assert (goes["J"], goes["F"]) == (1, 1)  # neither shown nor predicted
+
+
 def test_a_split_without_later_masks_has_no_scores_but_a_submission(split, tmp_path):
     (split / "Annotations/clip/00010.png").unlink()
     save_ids(split / "Annotations/clip/00005.png", np.where(truth(5) == 2, truth(5), 255).astype(np.uint8))
@@ -260,8 +271,30 @@ def test_vot_begins_where_there_is_a_box():
     assert np.flatnonzero(~np.isnan(counted)).tolist() == list(range(18, 30))
 
 
+def test_vot_counts_what_lies_inside_the_frame():
+    outside = Moving()
+    outside.boxes = outside.boxes - [6, 0, 6, 0]  # from -4 to 6: six of ten columns are in the picture
+
+    def track(frames, box):
+        return (np.array([0.0, 2, 6, 12]) for _ in frames)
+
+    counted, failures = restarted(track, outside)
+    assert (failures, np.nanmin(counted)) == (0, 1)
+    assert overlaps([[0, 2, 6, 12]], outside.boxes[:1])[0] == pytest.approx(0.6)  # OTB takes boxes as they are
+
+
 def test_box_report():
-    report = evaluate_boxes(lost_after(15), [Moving(), Moving()])
+    drawn = []
+
+    def draw(image, boxes, ids):
+        drawn.append((boxes[0].tolist(), ids.tolist()))
+        return image
+
+    report = evaluate_boxes(lost_after(15), [Moving(), Moving()], draw=draw)
+    assert report.curves[0]["t"] == list(range(1, 30))  # the first box is given
+    assert report.curves[0]["overlap"] == [1] * 14 + [0] * 15
+    assert [(p["frame"], p["overlap"]) for p in report.pictures] == [(15, 0), (15, 0)]
+    assert drawn[:2] == [([102, 102, 112, 112], [1]), ([2, 2, 12, 12], [1])]
     assert report.overall["failures"] == 2
     assert report.overall["robustness"] == pytest.approx(math.exp(-30 * 2 / 60))
     assert report.sequences[0]["precision_20px"] == 0.5

@@ -56,41 +56,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in a folder of its own where those inputs are; gives exit code, stdout and stderr."""
-    for item in made.iterdir():
-        (tmp_path / item.name).symlink_to(item)
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main(shlex.split(line))
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def fails(run: Run, tmp_path: Path) -> Run:
-    """Run a command line that must be refused in one line with these words, and leave no new file anywhere."""
-
-    def fails(line: str, *words: str, code: int = 2, leaves: str = "") -> None:
-        before = sorted(tmp_path.rglob("*"))
-        got, out, err = run(line)
-        assert (got, out) == (code, ""), err
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1, err
-        assert err.endswith("\n")
-        assert "Traceback" not in err
-        missing = [word for word in words if word not in err]
-        assert not missing, f"{err} lacks {missing}"
-        left = {p for p in tmp_path.rglob("*") if not p.is_dir() and p.name != ".job"} - set(before)
-        assert not {p for p in left if not (leaves and p.is_relative_to(tmp_path / leaves)) or p.suffix == ".part"}
-
-    return fails
-
-
 PIXELTRAIL = [sys.executable, "-c", "import sys; from pixeltrail.cli import main; sys.exit(main())"]
 TRACK = "track video.mp4 --labels first.png --out out --method colour"
 

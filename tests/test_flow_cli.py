@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixeltrail import cli
 from pixeltrail.data.flowfile import read_flow, write_flow
 from pixeltrail.data.images import read_image, write_image
 from pixeltrail.data.synthetic import render
@@ -55,36 +53,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "cut.flo").write_bytes((root / "true.flo").read_bytes()[:-9])
     (root / "text.png").write_text("not an image")
     return root
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    for item in made.iterdir():
-        (tmp_path / item.name).symlink_to(item)
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main(shlex.split(line))
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def fails(run: Run, tmp_path: Path) -> Fails:
-    """Run a command that must be refused in one line with these words, and leave nothing new anywhere."""
-
-    def fails(line: str, *words: str) -> None:
-        before = sorted(tmp_path.rglob("*"))
-        code, out, err = run(line)
-        assert (code, out) == (2, ""), err
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1, err
-        assert not [word for word in words if word not in err], err
-        assert sorted(tmp_path.rglob("*")) == before
-
-    return fails
 
 
 class Stopping:

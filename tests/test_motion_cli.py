@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pixeltrail import cli
 from pixeltrail.data.davis import read_ids
 from pixeltrail.data.images import write_image
 from pixeltrail.data.labels import write_labels
@@ -41,20 +39,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = (root / "video.mp4").read_bytes()
     (root / "noise.mp4").write_bytes(content[:200])
     return root
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    for item in made.iterdir():
-        (tmp_path / item.name).symlink_to(item)
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main(shlex.split(line))
-        return code, *capfd.readouterr()
-
-    return run
 
 
 def test_slowmo(run: Run) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pixeltrail.cli import main
 from pixeltrail.errors import InputError
 from pixeltrail.evaluation.bootstrap import paired_bootstrap
-from pixeltrail.evaluation.page import drift, page, read_report
+from pixeltrail.evaluation.page import drift, page, read_report, series
 from pixeltrail.evaluation.report import evaluate_masks
 from pixeltrail.types import LabelMap
 from pixeltrail.visual.overlay import overlay
@@ -147,6 +147,37 @@ def test_drift_is_the_mean_of_means():
     curves = [{"J": [1.0] * 10 + [0.5] * 4}, {"J": [0.0] * 5}]
     assert drift(curves) == ([0.5, 0.5], [2, 1])
     assert drift([]) == ([], [])
+    sparse = [{"t": [3, 25], "overlap": [0.5, 1.0]}]
+    means, counts = drift(sparse)
+    assert (means[0], means[2], counts) == (0.5, 1.0, [1, 0, 1])
+    assert math.isnan(means[1])
+
+
+def test_points_and_boxes_have_curves_and_pictures():
+    joints = {
+        "dataset": "badja", "overall": {"PCK_0.2": 0.5},
+        "sequences": [{"sequence": "bear", "frames": 12, "seconds_per_frame": 0.5, "PCK_0.2": 0.5}],
+        "objects": [], "settings": {},
+        "curves": [{"sequence": "bear", "object": "joints", "t": [5, 11], "PCK_0.2": [1.0, None]}],
+        "pictures": [{"sequence": "bear", "object": "joints", "frame": 5, "PCK_0.2": 0.25,
+                      "picture": "data:image/jpeg;base64,AAAA"}],
+    }  # fmt: skip
+    assert series(joints["curves"][0]) == {"PCK_0.2": [(5, 1.0), (11, pytest.approx(math.nan, nan_ok=True))]}
+    parsed = Parsed(page([joints], ["one"]))
+    words = " ".join(parsed.words)
+    for said in (
+        "PCK_0.2 by frame",
+        "Mean PCK_0.2 by distance",
+        "bear, joints, frame 5",
+        "A ring is a joint",
+        "frames per s",
+    ):
+        assert said in words
+    assert "dashed" not in words
+    circles = [a for tag, a in parsed.tags if tag == "circle"]
+    assert len(circles) == 2  # one in the drift, one over time: the second frame has no value
+    with pytest.raises(ValueError, match="zip"):
+        page([{**joints, "curves": [{**joints["curves"][0], "t": [5]}]}], ["one"])
 
 
 def test_other_benchmarks_and_missing_values_have_pages():

@@ -30,8 +30,8 @@ SHEET_PICTURES = 8
 
 def write_rendered(out: Path, seed: int, frames: int, size: tuple[int, int], objects: int) -> Rendered:
     """Render a clip into ``out``: video.mp4, masks/00000.png ..., flow.npz (flow, occluded), tracks.csv."""
-    require_writable_folder(out)
     clip = render(seed, frames=frames, size=size, objects=objects)
+    require_writable_folder(out)
     with VideoWriter(out / "video.mp4", 24, size) as video:
         for frame in clip.frames:
             video.write(frame)

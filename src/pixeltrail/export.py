@@ -12,6 +12,7 @@ rows, of which the band that the window sees is gathered. Slower than `kernels.b
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -153,6 +154,9 @@ def _write(
     import onnx
 
     part = path.with_name(f"{path.name}.part")
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter's, about itself
@@ -169,6 +173,7 @@ def _write(
     except Exception as error:  # the exporter raises whatever its passes do
         raise InputError(f"export: {path.stem} cannot be written as ONNX ({one_line(error)})") from error
     finally:
+        logger.setLevel(level)
         part.unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from pixeltrail import catalogue, weights
 from pixeltrail.affinity import Affinity
@@ -38,15 +39,7 @@ BASELINES: dict[str, Predict] = {
 
 def raw_colour() -> Tracker:
     """Affinity between raw Lab colours, nothing learned."""
-    return Tracker(
-        encoder=RawColour(),
-        bottleneck=DropLab(),
-        protocol=Protocol(
-            affinity=Affinity(radius=12, temperature=0.01, normalize=True, topk=10),
-            policy=MemoryPolicy(anchors=(0,), recent=3),
-        ),
-        objective=lambda tracker, batch: {},
-    )
+    return _hand_made(RawColour(), DropLab(), 0.01)
 
 
 def dense_sift() -> Tracker:
@@ -55,11 +48,15 @@ def dense_sift() -> Tracker:
     Where SIFT Flow looks for one smooth field by belief propagation, the matcher here is that of all trackers: the ten
     best candidates within 12 cells, in frame 0 and the last three.
     """
+    return _hand_made(DenseSift(), DropRGB(), 0.05)
+
+
+def _hand_made(encoder: nn.Module, bottleneck: nn.Module, temperature: float) -> Tracker:
     return Tracker(
-        encoder=DenseSift(),
-        bottleneck=DropRGB(),
+        encoder=encoder,
+        bottleneck=bottleneck,
         protocol=Protocol(
-            affinity=Affinity(radius=12, temperature=0.05, normalize=True, topk=10),
+            affinity=Affinity(radius=12, temperature=temperature, normalize=True, topk=10),
             policy=MemoryPolicy(anchors=(0,), recent=3),
         ),
         objective=lambda tracker, batch: {},

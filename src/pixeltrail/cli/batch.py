@@ -118,7 +118,7 @@ class Batch:
         print(f"{len(results)} videos: {said or 'none in this shard'} -> {self.out}")
         bad = counts["part"] + counts["failed"] + counts["busy"]
         if bad:
-            raise DamagedInputError(f"{bad} of {len(results)} videos are not all done; see {failures}")
+            raise DamagedInputError(f"{bad} of {len(results)} videos could not be finished; see {failures}")
         return 0
 
 

@@ -113,6 +113,7 @@ class BadjaTask(Scoring):
     def run(self) -> int:
         from pixeltrail.data.badja import Badja
         from pixeltrail.evaluation.badja import evaluate_badja
+        from pixeltrail.visual.overlay import draw_points
 
         self.check()
         dataset = Badja(self.root, names(self.sequences), frames=self.frames)
@@ -120,7 +121,8 @@ class BadjaTask(Scoring):
             print(f"without frames, left out: {', '.join(dataset.skipped)}")
         with progress_bar() as show:
             made = self.contender()
-            report = evaluate_badja(made.points, dataset, on_frame=show, settings=made.settings)
+            draw = draw_points if self.shown else None
+            report = evaluate_badja(made.points, dataset, on_frame=show, settings=made.settings, draw=draw)
         return self.finish(report)
 
 
@@ -163,12 +165,18 @@ class BoxesTask(Scoring):
     def run(self) -> int:
         from pixeltrail.data.boxes import BoxSequences
         from pixeltrail.evaluation.boxes import by_masks, evaluate_boxes
+        from pixeltrail.visual.overlay import draw_boxes
 
         self.check()
         dataset = BoxSequences(self.root, names(self.sequences))
         with progress_bar() as show:
             made = self.contender()
             report = evaluate_boxes(
-                by_masks(made.masks), dataset, restarts=self.restarts, on_frame=show, settings=made.settings
+                by_masks(made.masks),
+                dataset,
+                restarts=self.restarts,
+                on_frame=show,
+                settings=made.settings,
+                draw=draw_boxes if self.shown else None,
             )
         return self.finish(report)

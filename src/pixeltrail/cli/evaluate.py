@@ -51,7 +51,7 @@ class DavisTask(Scoring):
         """How the worst frames are drawn, if a report is to show them."""
         from pixeltrail.visual.overlay import overlay
 
-        return overlay if self.report or self.out else None
+        return overlay if self.shown else None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ class Scoring:
                     raise InputError(f"{path}: is a folder; name a file for the report, such as {such}")
                 require_writable_folder(path.absolute().parent)
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is to be a report, which holds pictures."""
+        return self.report is not None or self.out is not None
+
     def contender(self, *, own_size: bool = False) -> Contender:
         """What is to be evaluated; see `predictors.contender`."""
         from pixeltrail.predictors import contender

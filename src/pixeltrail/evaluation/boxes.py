@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -16,12 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from pixeltrail.errors import InputError, ShapeError
 from pixeltrail.evaluation.scores import Masks, OnFrame, Scores, mean, mean_of
+from pixeltrail.evaluation.worst import Clock, worst_first, worst_of
 from pixeltrail.types import Image, LabelMap
 
 Box = NDArray[np.float64]
 """(4,) left, top, right, bottom in pixels; NaN for none."""
 Track = Callable[[Iterable[Image], Box], Iterable[Box]]
 """A box tracker: frames and the box in the first of them -> the box in every frame."""
+Draw = Callable[[Image, NDArray[np.float64], NDArray[np.uint8]], Image]
+"""A frame, boxes (P, 4) on it, and their ids (P,); ``pixeltrail.visual.overlay.draw_boxes`` is one."""
 
 SUCCESS = np.linspace(0, 1, 21)
 PRECISION = np.arange(51)
@@ -70,13 +74,19 @@ def success_and_precision(predicted: ArrayLike, truth: ArrayLike) -> tuple[NDArr
         return success, (apart[None] <= PRECISION[:, None]).mean(axis=1)
 
 
-def restarted(track: Track, sequence: Sequence) -> tuple[NDArray[np.float64], int]:
-    """VOT's way: overlaps (T,) that count for accuracy, NaN elsewhere, and the number of failures.
+def restarted(
+    track: Track, sequence: Sequence, first: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], int]:
+    """VOT's way: overlaps (T,) that count for accuracy, NaN elsewhere, and the number of failures. ``first`` (T, 4) is
+    what ``track`` gives from frame 0 on, where that is known already.
 
     The tracker begins with the true box. Once its box does not touch the true one it has failed: it begins again five
     frames later, at the next frame with a true box. The ten frames from each beginning on do not count for accuracy.
+    Of all boxes only what lies inside the frame counts.
     """
     truth = sequence.boxes
+    height, width = next(sequence.images()).shape[:2]
+    inside = np.array([width, height, width, height])
     there = ~np.asarray(np.isnan(truth).any(axis=1))
     counted, failures, start = np.full(len(truth), math.nan), 0, 0
     while start < len(truth):
@@ -84,8 +94,10 @@ def restarted(track: Track, sequence: Sequence) -> tuple[NDArray[np.float64], in
             start += 1
             continue
         failed = False
-        for t, box in enumerate(track(sequence.images(start), truth[start]), start):
-            overlap = float(overlaps(box[None], truth[t : t + 1])[0])
+        known = first if start == 0 else None
+        boxes: Iterable[Box] = track(sequence.images(start), truth[start]) if known is None else known
+        for t, box in enumerate(boxes, start):
+            overlap = float(overlaps(box[None].clip(0, inside), truth[t : t + 1].clip(0, inside))[0])
             if there[t] and t > start and overlap <= 0:
                 failures, start, failed = failures + 1, t + SKIPPED, True
                 break
@@ -103,18 +115,21 @@ def evaluate_boxes(
     restarts: bool = True,
     on_frame: OnFrame | None = None,
     settings: Mapping[str, Any] | None = None,
+    draw: Draw | None = None,
 ) -> Scores:
     """Success AUC and precision at 20 pixels of one pass; with ``restarts`` also VOT's accuracy (mean overlap), failures,
     and robustness, exp(-30 failures / frames). Overall: means over sequences, but accuracy over all frames, failures
-    added up and robustness of all frames, as in VOT. Raises InputError without a sequence or for too few boxes.
+    added up and robustness of all frames, as in VOT. ``draw`` makes a picture of the worst frame of each sequence.
+    Raises InputError without a sequence or for too few boxes.
     """
     rows: list[dict[str, Any]] = []
+    curves, pictures = [], []
     kept, frames = [], 0
     for sequence in sequences:
         truth = sequence.boxes
         predicted = np.full(truth.shape, math.nan)
-        done = 0
-        for t, box in enumerate(track(sequence.images(), truth[0])):
+        done, clock = 0, Clock()
+        for t, box in enumerate(clock(track(sequence.images(), truth[0]))):
             predicted[t], done = box, t + 1
             if on_frame:
                 on_frame(sequence.name, done, len(truth))
@@ -123,10 +138,17 @@ def evaluate_boxes(
                 f"{sequence.name}: {done} boxes for {len(truth)} true ones; check that all frames are there"
             )
         success, precision = success_and_precision(predicted, truth)
-        row = {"sequence": sequence.name, "frames": done, "success_AUC": float(success.mean()),
-               "precision_20px": float(precision[AT_PIXELS])}  # fmt: skip
+        row = {"sequence": sequence.name, "frames": done, "seconds_per_frame": clock.seconds / done,
+               "success_AUC": float(success.mean()), "precision_20px": float(precision[AT_PIXELS])}  # fmt: skip
+        scored = np.flatnonzero(~np.isnan(truth).any(axis=1))[1:]  # the first is given
+        curve = {"sequence": sequence.name, "object": "box", "t": scored.tolist(),
+                 "overlap": overlaps(predicted, truth)[scored].tolist()}  # fmt: skip
+        curves.append(curve)
+        if draw and len(scored):
+            both = partial(_drawn, draw, predicted[scored], truth[scored])
+            pictures.append(worst_of(curve, "overlap", sequence.images(), both))
         if restarts:
-            counted, failures = restarted(track, sequence)
+            counted, failures = restarted(track, sequence, predicted)
             kept.append(counted)
             row |= {"accuracy": mean(counted.tolist()), "failures": failures, "robustness": _robustness(failures, done)}
             frames += done
@@ -138,7 +160,13 @@ def evaluate_boxes(
         failures = sum(row["failures"] for row in rows)
         overall |= {"accuracy": mean(np.concatenate(kept).tolist()), "failures": failures}
         overall["robustness"] = _robustness(failures, frames)
-    return Scores("boxes", MEASURES[: 5 if restarts else 2], overall, rows, settings=dict(settings or {}))
+    measures = MEASURES[: 5 if restarts else 2]
+    worst = worst_first(pictures, "overlap")
+    return Scores("boxes", measures, overall, rows, [], dict(settings or {}), curves, worst)
+
+
+def _drawn(draw: Draw, predicted: NDArray[np.float64], truth: NDArray[np.float64], image: Image, i: int) -> list[Image]:
+    return [draw(image, boxes[i : i + 1], np.ones(1, np.uint8)) for boxes in (predicted, truth)]
 
 
 def by_masks(masks: Masks) -> Track:

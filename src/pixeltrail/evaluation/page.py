@@ -118,9 +118,9 @@ def _text(value: object, kind: str = "") -> str:
 
 def _number(value: Any, *, digits: int = 3, best: bool = False, share: float | None = None, sign: bool = False) -> str:
     """A cell; the value that it shows rounded is in ``data-value``. ``share`` in [0, 1]: the length of a bar in it."""
-    if value is None:
+    number = math.nan if value is None else float(value)
+    if math.isnan(number):
         return '<td class="n"></td>'
-    number = float(value)
     bar = "" if share is None else f' style="--share:{100 * min(max(share, 0), 1):.1f}%"'
     style = "n" + (" best" if best else "") + (" bar" if bar else "")
     shown = f"{number:{'+' if sign else ''}.{digits}f}"
@@ -240,16 +240,36 @@ def _grid(kind: str, rows: Sequence[Row], columns: Sequence[str]) -> str:
 # Curves and pictures
 
 
+def series(curve: Row) -> dict[str, list[tuple[int, float]]]:
+    """What a curve has measured, by name, as (frame, value); frames count from 1 on where the curve does not say them."""
+    values = {name: v for name, v in curve.items() if name not in ("sequence", "object", "t")}
+    return {
+        name: [
+            (int(t), math.nan if v is None else float(v))
+            for t, v in zip(curve.get("t") or range(1, len(found) + 1), found, strict=True)
+        ]
+        for name, found in values.items()
+    }
+
+
 def drift(curves: Sequence[Row]) -> tuple[list[float], list[int]]:
-    """J by distance from the labelled frame: in each bin of ten frames the mean over objects of each one's mean, and how
-    many objects reach it."""
-    longest = max((len(c["J"]) for c in curves), default=0)
-    means, counts = [], []
-    for start in range(0, longest, BIN):
-        parts = [c["J"][start : start + BIN] for c in curves if len(c["J"]) > start]
-        means.append(sum(sum(p) / len(p) for p in parts) / len(parts))
-        counts.append(len(parts))
-    return means, counts
+    """A curve's first measure by distance from the given frame: in each bin of ten frames the mean over objects of each
+    one's mean, and how many objects reach it; NaN for a bin that none reaches."""
+    bins: dict[int, list[float]] = {}
+    for curve in curves:
+        own: dict[int, list[float]] = {}
+        for t, value in next(iter(series(curve).values()), ()):
+            if not math.isnan(value):
+                own.setdefault((t - 1) // BIN, []).append(value)
+        for place, values in own.items():
+            bins.setdefault(place, []).append(sum(values) / len(values))
+    found = [bins.get(place, []) for place in range(max(bins, default=-1) + 1)]
+    return [sum(v) / len(v) if v else math.nan for v in found], [len(v) for v in found]
+
+
+def _measured(reports: Sequence[Report]) -> list[str]:
+    """The names of what the curves show."""
+    return list(dict.fromkeys(name for r in reports for curve in r.get("curves") or () for name in series(curve)))
 
 
 def _drift(reports: Sequence[Report], names: Sequence[str]) -> str:
@@ -257,40 +277,59 @@ def _drift(reports: Sequence[Report], names: Sequence[str]) -> str:
     bins = max(len(means) for means, _ in found)
     if not bins:
         return ""
-    lines = [Line(n, i, list(enumerate(means))) for i, (n, (means, _)) in enumerate(zip(names, found, strict=True))]
+    measure = _measured(reports)[0]
+    lines = [
+        Line(n, i, [(float(b), m) for b, (m, c) in enumerate(zip(means, counts, strict=True)) if 2 * c >= max(counts)])
+        for i, (n, (means, counts)) in enumerate(zip(names, found, strict=True))
+    ]
     edges = [f"{i * BIN + 1}–{(i + 1) * BIN}" for i in range(bins)]
     every = max(1, math.ceil(bins / 10))
     ticks = [(float(i), edges[i]) for i in range(0, bins, every)]
-    picture = chart(lines, title="J by distance", x=(-0.5, bins - 0.5), ticks=ticks, size=(640, 260), dots=True)
+    picture = chart(
+        lines, title=f"{measure} by distance", x=(-0.5, bins - 0.5), ticks=ticks, size=(640, 260), dots=True
+    )
     rows = [
         [_text(name), *(_number(m) for m in means), *[_number(None)] * (bins - len(means))]
         for name, (means, _) in zip(names, found, strict=True)
     ]
     most = max((counts for _, counts in found), key=len)
     rows.append([_text("objects"), *(_number(n, digits=0) for n in most)])
-    note = "Mean J by distance from the labelled frame, in frames."
+    note = (
+        f"Mean {escape(measure)} by distance from the given frame, in frames. The table's last row says how many objects "
+        "reach so far; where fewer than half do, no curve is drawn."
+    )
     return f'<p>{note}</p><div class="wide">{picture}</div>{_table(["", *edges], rows)}'
 
 
 def _over_time(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """A small chart for each object, J solid and F dashed, of all runs."""
+    """A small chart for each object, of all runs: the first measure solid, a second one dashed."""
+    measures = _measured(reports)[:2]
     lines: dict[tuple[str, Any], list[Line]] = {}
     for i, (report, name) in enumerate(zip(reports, names, strict=True)):
         for curve in report.get("curves") or ():
+            own = series(curve)
             drawn = lines.setdefault((str(curve["sequence"]), curve["object"]), [])
             drawn += [
-                Line(f"{name} {m}", i, [(t, float(v)) for t, v in enumerate(curve[m], 1)], second=m == "F")
-                for m in ("F", "J")
+                Line(f"{name} {m}", i, own[m], second=m == measures[-1] != measures[0])
+                for m in reversed(measures)
+                if m in own
             ]
     figures = []
-    for (sequence, number), drawn in lines.items():
-        last = max(len(line.points) for line in drawn)
+    for (sequence, thing), drawn in lines.items():
+        last = max((int(t) for line in drawn for t, _ in line.points), default=0)
         if last:
-            picture = chart(drawn, title=sequence, x=(1, last), ticks=[(1, "1"), (last, str(last))])
-            caption = f"{escape(sequence)}, object {escape(str(number))}"
+            sparse = max(len(line.points) for line in drawn) < last / 2
+            picture = chart(drawn, title=sequence, x=(1, last), ticks=[(1, "1"), (last, str(last))], dots=sparse)
+            caption = f"{escape(sequence)}, {escape(_thing(thing))}"
             figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-    note = "J (solid) and F (dashed) by frame, the labelled one being 0."
+    shown = " and ".join(f"{escape(m)} ({how})" for m, how in zip(measures, ("solid", "dashed"), strict=False))
+    note = f"{shown if len(measures) > 1 else shown.partition(' (')[0]} by frame, the given one being 0."
     return f'<p>{note}</p><div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def _thing(name: object) -> str:
+    """Objects that have numbers alone say what they are."""
+    return f"object {name}" if isinstance(name, int) else str(name)
 
 
 def _pictures(reports: Sequence[Report], names: Sequence[str]) -> str:
@@ -300,19 +339,22 @@ def _pictures(reports: Sequence[Report], names: Sequence[str]) -> str:
         for row in report.get("pictures") or ():
             if not PICTURE.fullmatch(row["picture"]):
                 raise ValueError("a picture is no JPEG or PNG in base64")
-            caption = (
-                f"{escape(str(row['sequence']))}, object {escape(str(row['object']))}, frame {escape(str(row['frame']))}: "
-                f'J <span data-value="{float(row["J"])!r}">{float(row["J"]):.3f}</span>, '
-                f'F <span data-value="{float(row["F"])!r}">{float(row["F"]):.3f}</span>'
+            values = ", ".join(
+                f'{escape(m)} <span data-value="{float(v)!r}">{float(v):.3f}</span>'
+                for m, v in row.items()
+                if m not in ("sequence", "object", "frame", "picture")
             )
-            alt = "prediction left, truth right"
+            where = f"{row['sequence']}, {_thing(row['object'])}, frame {row['frame']}"
             figures.append(
-                f'<figure><img alt="{alt}" src="{row["picture"]}"><figcaption>{caption}</figcaption></figure>'
+                f'<figure><img alt="prediction left, truth right" src="{row["picture"]}">'
+                f"<figcaption>{escape(where)}: {values}</figcaption></figure>"
             )
         if figures:
             title = f'<h3><b class="key c{i % COLOURS}">{escape(name)}</b></h3>'
             out.append(f'{title}<div class="grid pictures">{"".join(figures)}</div>')
     note = "The worst frame of each of the worst objects: prediction left, truth right."
+    if any(row["object"] == "joints" for r in reports for row in r.get("pictures") or ()):
+        note += " A ring is a joint that is too far from its place."
     return f"<p>{note}</p>{''.join(out)}" if out else ""
 
 

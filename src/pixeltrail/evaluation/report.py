@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from pixeltrail.errors import InputError
 from pixeltrail.evaluation.masks import SequenceScore
+from pixeltrail.evaluation.worst import PICTURES, Clock, beside, frames_at
 from pixeltrail.types import Image, LabelMap
 
 if TYPE_CHECKING:
@@ -30,9 +28,6 @@ Draw = Callable[[Image, Ids], Image]
 
 MEASURES = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "J&F")
 WORST = 10
-PICTURES = 12
-PICTURE_WIDTH = 400
-GAP = 4
 
 
 class MaskSequence(Protocol):
@@ -137,7 +132,7 @@ class _Board:
         self.pictures: list[dict[str, Any]] = []
 
     def score(self, sequence: MaskSequence, source: str, masks: Iterable[Ids], *, timed: bool) -> None:
-        score, clock = SequenceScore(source), _Clock()
+        score, clock = SequenceScore(source), Clock()
         names = sequence.frame_names
         worst: dict[int, _Frame] = {}  # of each object
         for ids, truth in zip_longest(clock(masks), sequence.truth()):
@@ -175,15 +170,11 @@ class _Board:
 
     def _draw(self, sequence: MaskSequence, worst: dict[int, _Frame], draw: Draw) -> None:
         """Add pictures of the worst frames, for which the sequence's frames are read once more."""
-        names, wanted = sequence.frame_names, {frame.t for frame in worst.values()}
-        for t, image in enumerate(sequence.images() if wanted else ()):
-            for k, frame in worst.items():
-                if frame.t == t:
-                    both = (np.where(ids == k, ids, 0).astype(np.uint8) for ids in (frame.ids, frame.truth))
-                    row = {"sequence": sequence.name, "object": k, "frame": names[t], "J": frame.j, "F": frame.f}
-                    self.pictures.append({**row, "picture": _jpeg([draw(image, ids) for ids in both])})
-            if t == max(wanted):
-                break
+        names, images = sequence.frame_names, frames_at(sequence.images(), {frame.t for frame in worst.values()})
+        for k, frame in worst.items():
+            both = (np.where(ids == k, ids, 0).astype(np.uint8) for ids in (frame.ids, frame.truth))
+            row = {"sequence": sequence.name, "object": k, "frame": names[frame.t], "J": frame.j, "F": frame.f}
+            self.pictures.append({**row, "picture": beside([draw(images[frame.t], ids) for ids in both])})
         self.pictures = sorted(self.pictures, key=_goodness)[:PICTURES]
 
     def report(self, settings: Mapping[str, Any] | None) -> Report:
@@ -206,36 +197,6 @@ class _Frame:
 
 def _goodness(row: Mapping[str, Any]) -> float:
     return float(row["J"] + row["F"])
-
-
-def _jpeg(images: list[Image]) -> str:
-    """Pictures of one size side by side, each ``PICTURE_WIDTH`` wide, as a JPEG in a data URI."""
-    import PIL.Image
-
-    height, width = images[0].shape[:2]
-    size = (PICTURE_WIDTH, max(1, round(height * PICTURE_WIDTH / width)))
-    sheet = PIL.Image.new("RGB", (len(images) * (size[0] + GAP) - GAP, size[1]), "white")
-    for i, image in enumerate(images):
-        sheet.paste(PIL.Image.fromarray(image).resize(size), (i * (size[0] + GAP), 0))
-    file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-class _Clock:
-    """Time spent inside an iterable."""
-
-    seconds = 0.0
-
-    def __call__(self, masks: Iterable[Ids]) -> Iterator[Ids]:
-        iterator = iter(masks)
-        while True:
-            start = time.perf_counter()
-            ids = next(iterator, None)
-            self.seconds += time.perf_counter() - start
-            if ids is None:
-                return
-            yield ids
 
 
 def _measures(*values: float) -> dict[str, float]:

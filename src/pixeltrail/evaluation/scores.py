@@ -39,7 +39,10 @@ class Scores:
 
     ``measures`` names the columns in order. ``overall`` and each of ``sequences`` (with ``sequence``, its name) map them
     to numbers, as do ``objects``, finer rows of any kind (objects, joints, classes, with ``object``, their name). What is
-    not defined is NaN. ``settings``: whatever says how the predictions were made.
+    not defined is NaN. ``settings``: whatever says how the predictions were made. ``curves``: a dict each with
+    ``sequence``, ``object``, the frames ``t`` that were scored, and lists of as many values under the names of what
+    was measured there. ``pictures``: of the worst frames, each with ``sequence``, ``object``, ``frame``, what was measured
+    there, and ``picture``, a JPEG as a data URI: the prediction left, the truth right.
     """
 
     dataset: str
@@ -48,10 +51,12 @@ class Scores:
     sequences: list[dict[str, Any]]
     objects: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """The same, ready for ``json.dump``: NaN as None."""
-        fields = ("dataset", "overall", "sequences", "objects", "settings")
+        fields = ("dataset", "overall", "sequences", "objects", "settings", "curves", "pictures")
         return {name: plain(getattr(self, name)) for name in fields}
 
     def table(self) -> Table:

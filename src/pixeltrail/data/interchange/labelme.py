@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,9 @@ def _mask(text: str, corners: np.ndarray[Any, np.dtype[np.float64]], size: Size)
 
 
 def write(annotations: Annotations, path: Path) -> set[str]:
-    """One file for each row."""
+    """One file for each row; it names its picture where that is a file of its own, else FRAME.jpg beside it."""
     height, width = annotations.size
+    pictures = {file.stem: file for file in annotations.video.files} if annotations.video else {}
     with whole_folder(path) as folder:
         for row in annotations.rows:
             shapes = [_entry(annotations.label(s.id), s, annotations.size) for s in row.shapes]
@@ -133,8 +135,9 @@ def write(annotations: Annotations, path: Path) -> set[str]:
                 if dot:
                     shapes.append(_common(name, None, "point", [[dot.x + 0.5, dot.y + 0.5]], not dot.visible))
             name = annotations.frames[row.frame]
+            picture = os.path.relpath(pictures[name], path) if name in pictures else f"{name}.jpg"
             content: dict[str, Any] = {
-                "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None,
+                "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": picture, "imageData": None,
                 "imageHeight": height, "imageWidth": width,
             }  # fmt: skip
             (folder / f"{name}.json").write_text(json.dumps(content, indent=1), "utf-8")

@@ -95,7 +95,7 @@ def _box(key: dict[str, Any], i: int, width: int, height: int) -> Shape:
 
 
 def write(annotations: Annotations, path: Path) -> set[str]:
-    """One task with an annotation; the boxes of every frame are key frames."""
+    """One task with an annotation, numbered as in an export; the boxes of every frame are key frames."""
     tracks: dict[int, dict[int, Shape]] = {}
     for row in annotations.rows:
         for shape in row.shapes:
@@ -104,7 +104,8 @@ def write(annotations: Annotations, path: Path) -> set[str]:
     (height, width), count = annotations.size, len(annotations.frames)
     fps = annotations.fps or 25.0
     with atomic(path) as part, open(part, "w", encoding="utf-8") as file:
-        file.write(f'[{{"data": {{"video": {json.dumps(annotations.name)}}}, "annotations": [{{"result": [')
+        name = json.dumps(annotations.name)
+        file.write(f'[{{"id": 1, "data": {{"video": {name}}}, "annotations": [{{"id": 1, "result": [')
         for place, (i, track) in enumerate(sorted(tracks.items())):
             sequence = [
                 {
