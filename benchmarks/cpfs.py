@@ -36,20 +36,23 @@ SIZE = 240
 RECIPE = ROOT / "recipes" / "small" / "cpfs.toml"
 
 
-def of_network(tracker: Tracker, image: Image, clusters: int) -> Tensor:
-    """Which cluster each cell of a frame is in: (h, w)."""
+Cut = Callable[[int], Tensor]
+"""A frame cut into so many clusters: which of them each cell is in, (h, w)."""
+
+
+def of_network(tracker: Tracker, image: Image) -> Cut:
     with torch.inference_mode():
         features, _, _ = embedded(tracker, image, SIZE)
     points = features.flatten(1).T
-    return (points @ directions(points, clusters).T).argmax(1).view(features.shape[1:])
+    return lambda clusters: (points @ directions(points, clusters).T).argmax(1).view(features.shape[1:])
 
 
-def of_colours(image: Image, clusters: int) -> Tensor:
-    return _nearest(rgb_to_lab(_small(image))[0], clusters)
+def of_colours(image: Image) -> Cut:
+    return _nearest(rgb_to_lab(_small(image))[0])
 
 
-def of_places(image: Image, clusters: int) -> Tensor:
-    return _nearest(pixel_grid(*_small(image).shape[-2:]), clusters)
+def of_places(image: Image) -> Cut:
+    return _nearest(pixel_grid(*_small(image).shape[-2:]))
 
 
 def _small(image: Image) -> Tensor:
@@ -58,20 +61,19 @@ def _small(image: Image) -> Tensor:
     return F.interpolate(rgb, scale_factor=scale, mode="bilinear", antialias=True)
 
 
-def _nearest(values: Tensor, clusters: int) -> Tensor:
+def _nearest(values: Tensor) -> Cut:
     points = values.flatten(1).T
-    return torch.cdist(points, colour_classes(points, clusters)).argmin(1).view(values.shape[1:])
+    return lambda k: torch.cdist(points, colour_classes(points, k)).argmin(1).view(values.shape[1:])
 
 
-def best_iou(sequence: DavisSequence, cut: Callable[[Image, int], Tensor]) -> list[float]:
+def best_iou(sequence: DavisSequence, of: Callable[[Image], Cut]) -> list[float]:
     """For each number of clusters the IoU of the best one with the true mask, the mean over ``FRAMES`` frames."""
     rows = []
     for t in np.linspace(0, len(sequence.frames) - 1, FRAMES).round().astype(int):
         truth = read_ids(sequence.annotations[t], binary=sequence.binary) == 1
-        image = read_image(sequence.frames[t])
-        row = []
+        cut, row = of(read_image(sequence.frames[t])), []
         for k in CLUSTERS:
-            ids = cut(image, k).float()[None, None]
+            ids = cut(k).float()[None, None]
             ids = F.interpolate(ids, truth.shape, mode="nearest-exact")[0, 0].numpy()
             row.append(max(jaccard(ids == c, truth) for c in range(k)))
         rows.append(row)
@@ -86,13 +88,13 @@ def main() -> None:
           f"{' '.join(args.set)}\n")  # fmt: skip
     heading("clusters of", *(f"IoU, best of {k}" for k in CLUSTERS), "alignment", "progress", "minutes")
 
-    def row(title: str, key: str, cut: Callable[[Image, int], Tensor], *others: object) -> None:
+    def row(title: str, key: str, of: Callable[[Image], Cut], *others: object) -> None:
         found = []
         for sequence in scores.sequences:
             name = f"{key} {fingerprint([*sequence.frames, *sequence.annotations])}"
             kept = read(path)
             if name not in kept:
-                kept[name] = best_iou(sequence, cut)
+                kept[name] = best_iou(sequence, of)
                 write_text(path, _text(kept))
             found.append(kept[name])
         line(title, *(float(x) for x in np.mean(found, 0)), *others)
@@ -103,7 +105,7 @@ def main() -> None:
     for loss in LOSSES:
         if args.only not in loss:
             continue
-        file = trained(args.out / loss, args, *args.set, f'settings.loss="{loss}"', recipe=RECIPE)
+        file = trained(args.out / loss, args, *args.set, "settings.keep=true", f'settings.loss="{loss}"', recipe=RECIPE)
         if loss == LOSSES[0]:
             before = untrained(file)
             row("the untrained network", encoder_digest(before), partial(of_network, before), "", "", "")

@@ -39,18 +39,22 @@ class Flows:
     flow: str = "farneback"
     camera: bool = False
     motion: float = 1.0
+    keep: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.flow, str) and isinstance(self.camera, bool) and 0 <= self.motion < math.inf):
+        switches = isinstance(self.camera, bool) and isinstance(self.keep, bool)
+        if not (isinstance(self.flow, str) and switches and 0 <= self.motion < math.inf):
             raise InputError(
                 f"cpfs: flow {self.flow!r}, camera {self.camera!r}, motion {self.motion!r}; expected a method's name, "
                 "true or false, and pixels"
             )
 
 
-def flows(*, flow: str = "farneback", camera: bool = False, motion: float = 1.0, **_: object) -> Flows:
+def flows(
+    *, flow: str = "farneback", camera: bool = False, motion: float = 1.0, keep: bool = False, **_: object
+) -> Flows:
     """The flow that these settings of `build` ask for: by this function the training loop knows to provide it."""
-    return Flows(flow=flow, camera=camera, motion=motion)
+    return Flows(flow=flow, camera=camera, motion=motion, keep=keep)
 
 
 def embedding_kernel(x: Tensor, scale: float = 0.25) -> Tensor:
@@ -214,23 +218,24 @@ def build(
     trunk: Literal["alexnet", "resnet18", "resnet50"] = "alexnet",
     width: int = 0,
     fc: int = 4096,
-    border: Literal["zeros", "replicate"] = "zeros",
+    border: Literal["zeros", "replicate", "reflect", "circular"] = "zeros",
     hidden: int = 256,
     dim: int = 16,
     stride: int = 8,
     flow: str = "farneback",
     camera: bool = False,
     motion: float = 1.0,
+    keep: bool = False,
     **objective: float,
 ) -> Tracker:
     """``trunk``: alexnet (paper), resnet18 or resnet50; ``width`` of its first layer (alexnet: 96, resnets: 64), and for
     alexnet ``fc`` channels of the last two, and ``border``, what convolutions see beyond it. ``hidden`` and ``dim`` of the
     embedding (paper: ?, 16); ``stride`` in pixels when tracking. ``flow``, ``camera`` and ``motion`` as `Flows`. Other
     settings go to ``MoveTogether``."""
-    Flows(flow=flow, camera=camera, motion=motion)
+    Flows(flow=flow, camera=camera, motion=motion, keep=keep)
     if trunk == "alexnet":
-        if border not in ("zeros", "replicate"):
-            raise InputError(f"cpfs: border is {border!r}; there are zeros, replicate")
+        if border not in ("zeros", "replicate", "reflect", "circular"):
+            raise InputError(f"cpfs: border is {border!r}; there are zeros, replicate, reflect, circular")
         width = width or 96
         network: nn.Module = AlexNet(
             widths=tuple(round(width * w / 3) for w in (3, 8, 12, 12, 8)), fc=fc, border=border

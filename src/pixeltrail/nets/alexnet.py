@@ -36,7 +36,7 @@ class AlexNet(nn.Module):
         *,
         widths: tuple[int, ...] = (96, 256, 384, 384, 256),
         fc: int = 4096,
-        border: Literal["zeros", "replicate"] = "zeros",
+        border: Literal["zeros", "replicate", "reflect", "circular"] = "zeros",
     ) -> None:
         super().__init__()
         one, two, three, four, five = widths
