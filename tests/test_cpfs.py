@@ -235,6 +235,18 @@ class TestNetwork:
             "classifier.4.weight": (4096, 4096, 1, 1),
         }  # fmt: skip
 
+    @pytest.mark.parametrize("border", ["reflect", "circular"])
+    def test_a_border_made_of_the_picture_tells_no_place(self, border):
+        """A flat picture is embedded alike everywhere; zeros beyond it would show."""
+        picture = torch.full((1, 3, 33, 65), 0.3)
+        with torch.inference_mode():
+            found = small(border=border).encoder.dense(picture, 1)
+            assert torch.allclose(found, found[..., :1, :1].expand_as(found), atol=1e-5)
+            zeros = small(border="zeros").encoder.dense(picture, 1)
+            assert not torch.allclose(zeros, zeros[..., :1, :1].expand_as(zeros), atol=1e-2)
+        with pytest.raises(InputError, match="33 or more"):
+            small(border=border).encoder.dense(picture[..., :32], 1)
+
     def test_resnet_has_torchvisions_names_and_numbers(self):
         with torch.device("meta"):
             deep = ResNetTrunk(depth=50)
