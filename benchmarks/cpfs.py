@@ -2,7 +2,8 @@
 
 ``python benchmarks/cpfs.py CLIPS DAVIS --steps N`` trains recipes/small/cpfs.toml by each loss for the same number of
 steps (a run that was stopped goes on), then cuts a few frames of each sequence into k clusters, each frame alone, and
-takes the cluster with the best IoU with the true mask. Colours (Lab) and places (x, y) are clustered beside them.
+takes the cluster with the best IoU with the true mask. Colours (Lab) and places (x, y) are clustered beside them, and
+flow itself: what a network would reach that knew from a single frame all that it is taught.
 """
 
 from __future__ import annotations
@@ -24,55 +25,73 @@ from pixeltrail.data.davis import DavisSequence, read_ids
 from pixeltrail.data.files import fingerprint, write_text
 from pixeltrail.data.images import read_image
 from pixeltrail.evaluation.masks import jaccard
+from pixeltrail.flow.camera import camera_flow
+from pixeltrail.flow_methods import flow_method
 from pixeltrail.geometry import pixel_grid
 from pixeltrail.jobs.segment import STRIDE, directions, embedded
+from pixeltrail.methods.cpfs import log_flow
 from pixeltrail.tracker import Tracker
-from pixeltrail.types import Image
 
 LOSSES = ("kta", "ce", "ce-rev", "direct")
 CLUSTERS = (2, 4, 8)
 FRAMES = 3
+FLOWS = (("farneback", 128, 2), ("dis", 128, 2), ("dis", 240, 1))
 SIZE = 240
 RECIPE = ROOT / "recipes" / "small" / "cpfs.toml"
 
 
-def of_network(tracker: Tracker, image: Image, clusters: int) -> Tensor:
-    """Which cluster each cell of a frame is in: (h, w)."""
+Cut = Callable[[int], Tensor]
+"""A frame cut into so many clusters: which of them each cell is in, (h, w)."""
+
+
+def of_network(tracker: Tracker, sequence: DavisSequence, t: int) -> Cut:
     with torch.inference_mode():
-        features, _, _ = embedded(tracker, image, SIZE)
+        features, _, _ = embedded(tracker, read_image(sequence.frames[t]), SIZE)
     points = features.flatten(1).T
-    return (points @ directions(points, clusters).T).argmax(1).view(features.shape[1:])
+    return lambda clusters: (points @ directions(points, clusters).T).argmax(1).view(features.shape[1:])
 
 
-def of_colours(image: Image, clusters: int) -> Tensor:
-    return _nearest(rgb_to_lab(_small(image))[0], clusters)
+def of_colours(sequence: DavisSequence, t: int) -> Cut:
+    return _nearest(rgb_to_lab(_rgb(sequence, t, SIZE // STRIDE)))
 
 
-def of_places(image: Image, clusters: int) -> Tensor:
-    return _nearest(pixel_grid(*_small(image).shape[-2:]), clusters)
+def of_places(sequence: DavisSequence, t: int) -> Cut:
+    return _nearest(pixel_grid(*_rgb(sequence, t, SIZE // STRIDE).shape[-2:]).unsqueeze(0))
 
 
-def _small(image: Image) -> Tensor:
-    rgb = torch.from_numpy(image).movedim(-1, 0).unsqueeze(0).float() / 255
-    scale = SIZE / min(image.shape[:2]) / STRIDE
-    return F.interpolate(rgb, scale_factor=scale, mode="bilinear", antialias=True)
+def of_flow(method: str, size: int, apart: int, sequence: DavisSequence, t: int) -> Cut:
+    """Its logarithm, from a frame to the one so many later (earlier, where the sequence ends), the camera's taken off."""
+    other = t + apart if t + apart < len(sequence.frames) else t - apart
+    first, second = ((_rgb(sequence, k, size)[0] * 255).byte().movedim(0, -1).numpy() for k in (t, other))
+    flow = flow_method(method)(first, second)
+    camera = camera_flow(flow)
+    left = torch.from_numpy(flow if camera is None else flow - camera).movedim(-1, 0).unsqueeze(0)
+    return _nearest(_resized(log_flow(left.float() * SIZE / size), SIZE // STRIDE))
 
 
-def _nearest(values: Tensor, clusters: int) -> Tensor:
-    points = values.flatten(1).T
-    return torch.cdist(points, colour_classes(points, clusters)).argmin(1).view(values.shape[1:])
+def _rgb(sequence: DavisSequence, t: int, side: int) -> Tensor:
+    """(1, 3, h, w) in [0, 1], its short side ``side`` pixels long."""
+    return _resized(torch.from_numpy(read_image(sequence.frames[t])).movedim(-1, 0).unsqueeze(0).float() / 255, side)
 
 
-def best_iou(sequence: DavisSequence, cut: Callable[[Image, int], Tensor]) -> list[float]:
+def _resized(x: Tensor, side: int) -> Tensor:
+    scale = side / min(x.shape[-2:])
+    return F.interpolate(x, [round(n * scale) for n in x.shape[-2:]], mode="bilinear", antialias=True)
+
+
+def _nearest(values: Tensor) -> Cut:
+    points = values[0].flatten(1).T.contiguous()
+    return lambda k: torch.cdist(points, colour_classes(points, k)).argmin(1).view(values.shape[-2:])
+
+
+def best_iou(sequence: DavisSequence, of: Callable[[DavisSequence, int], Cut]) -> list[float]:
     """For each number of clusters the IoU of the best one with the true mask, the mean over ``FRAMES`` frames."""
     rows = []
     for t in np.linspace(0, len(sequence.frames) - 1, FRAMES).round().astype(int):
         truth = read_ids(sequence.annotations[t], binary=sequence.binary) == 1
-        image = read_image(sequence.frames[t])
-        row = []
+        cut, row = of(sequence, int(t)), []
         for k in CLUSTERS:
-            ids = cut(image, k).float()[None, None]
-            ids = F.interpolate(ids, truth.shape, mode="nearest-exact")[0, 0].numpy()
+            ids = F.interpolate(cut(k).float()[None, None], truth.shape, mode="nearest-exact")[0, 0].numpy()
             row.append(max(jaccard(ids == c, truth) for c in range(k)))
         rows.append(row)
     return [float(x) for x in np.mean(rows, 0)]
@@ -86,13 +105,13 @@ def main() -> None:
           f"{' '.join(args.set)}\n")  # fmt: skip
     heading("clusters of", *(f"IoU, best of {k}" for k in CLUSTERS), "alignment", "progress", "minutes")
 
-    def row(title: str, key: str, cut: Callable[[Image, int], Tensor], *others: object) -> None:
+    def row(title: str, key: str, of: Callable[[DavisSequence, int], Cut], *others: object) -> None:
         found = []
         for sequence in scores.sequences:
             name = f"{key} {fingerprint([*sequence.frames, *sequence.annotations])}"
             kept = read(path)
             if name not in kept:
-                kept[name] = best_iou(sequence, cut)
+                kept[name] = best_iou(sequence, of)
                 write_text(path, _text(kept))
             found.append(kept[name])
         line(title, *(float(x) for x in np.mean(found, 0)), *others)
@@ -100,10 +119,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     row("colours", "lab", of_colours, "", "", "")
     row("places", "places", of_places, "", "", "")
+    for method, size, apart in FLOWS:
+        title = f"flow: {method}, {size} pixels, {apart} frame{'s' * (apart > 1)} apart"
+        row(title, title, partial(of_flow, method, size, apart), "", "", "")
     for loss in LOSSES:
         if args.only not in loss:
             continue
-        file = trained(args.out / loss, args, *args.set, f'settings.loss="{loss}"', recipe=RECIPE)
+        file = trained(args.out / loss, args, *args.set, "settings.keep=true", f'settings.loss="{loss}"', recipe=RECIPE)
         if loss == LOSSES[0]:
             before = untrained(file)
             row("the untrained network", encoder_digest(before), partial(of_network, before), "", "", "")

@@ -12,13 +12,13 @@ from torch import nn
 
 from pixeltrail import catalogue, weights
 from pixeltrail.cli import main
-from pixeltrail.data.clips import CachedVideo
+from pixeltrail.data.clips import CachedVideo, Cut, build_cache
 from pixeltrail.data.images import write_image
 from pixeltrail.data.labels import read_labels
 from pixeltrail.data.synthetic import render
 from pixeltrail.errors import InputError, UnknownNameError
 from pixeltrail.flow.camera import camera_flow
-from pixeltrail.flow.classical import farneback
+from pixeltrail.flow.classical import dis, farneback
 from pixeltrail.geometry import sample
 from pixeltrail.jobs.segment import Segmenter, directions
 from pixeltrail.methods import cpfs
@@ -235,6 +235,18 @@ class TestNetwork:
             "classifier.4.weight": (4096, 4096, 1, 1),
         }  # fmt: skip
 
+    @pytest.mark.parametrize("border", ["reflect", "circular"])
+    def test_a_border_made_of_the_picture_tells_no_place(self, border):
+        """A flat picture is embedded alike everywhere; zeros beyond it would show."""
+        picture = torch.full((1, 3, 33, 65), 0.3)
+        with torch.inference_mode():
+            found = small(border=border).encoder.dense(picture, 1)
+            assert torch.allclose(found, found[..., :1, :1].expand_as(found), atol=1e-5)
+            zeros = small(border="zeros").encoder.dense(picture, 1)
+            assert not torch.allclose(zeros, zeros[..., :1, :1].expand_as(zeros), atol=1e-2)
+        with pytest.raises(InputError, match="33 or more"):
+            small(border=border).encoder.dense(picture[..., :32], 1)
+
     def test_resnet_has_torchvisions_names_and_numbers(self):
         with torch.device("meta"):
             deep = ResNetTrunk(depth=50)
@@ -295,7 +307,8 @@ class TestBatches:
         assert (len(sources), bad) == (4, [])
         clips, flow = made.batch(3)
         assert clips.shape == (2, 2, 64, 64, 3)
-        assert np.array_equal(flow[1], farneback(clips[1, 0], clips[1, 1]))
+        cut = next(d.cut(3, 1) for d in made.draws if np.array_equal(d.cut(3, 1).clip(), clips[1]))
+        assert np.array_equal(flow[1], cut.of_flow(farneback(*cut.whole())))
         again = copy.deepcopy(made).batch(3, range(1, 2))  # as a loader process has it
         assert np.array_equal(again[0][0], clips[1])
         assert np.array_equal(again[1][0], flow[1])
@@ -320,19 +333,48 @@ class TestBatches:
         zero[:] = np.nan
         assert contrast(zero) == 0
 
+    @pytest.mark.parametrize("mirrored", [False, True])
+    def test_flow_is_cut_out_as_the_frames_are(self, cache, mirrored):
+        """What lies at a place of the second frame's cut is what the first one's flow leads to."""
+        (video, *_), _ = build_cache(cache, cache)
+        cut = Cut(video, (0, 1), (20, 10, 68, 58), 96, mirrored)
+        y, x = np.mgrid[:96, :128].astype(np.float32)
+        flow = np.stack((0.05 * x + 2, 0.1 * y - 1), -1)  # in the frame's pixels: 20.. and 10.. are the cut's corner
+        left, top = (np.arange(96) + 0.5) / 2 - 0.5 + 20, (np.arange(96) + 0.5) / 2 - 0.5 + 10
+        u, v = np.broadcast_to(2 * (0.05 * left + 2), (96, 96)), np.broadcast_to(2 * (0.1 * top - 1)[:, None], (96, 96))
+        expected = np.stack((-u[:, ::-1], v[:, ::-1]) if mirrored else (u, v), -1)
+        inside = slice(2, -2)
+        assert np.allclose(cut.of_flow(flow)[inside, inside], expected[inside, inside], atol=1e-3)
+
     def test_the_camera_is_taken_off_and_any_estimator_serves(self, cache):
         run = Run(**{**asdict(RUN), "settings": {**SETTINGS, "camera": True, "flow": "dis", "motion": 0.0}})
-        clips, flow = sampler_for(run, cache, cache)[0].batch(1)
-        from pixeltrail.flow.classical import dis
-
-        whole = dis(clips[0, 0], clips[0, 1])
+        made = sampler_for(run, cache, cache)[0]
+        cut = made.draws[0].cut(1, 0)
+        whole = dis(*cut.whole())
         camera = camera_flow(whole)
         assert camera is not None
-        assert np.allclose(flow[0], whole - camera)
+        assert np.allclose(made.batch(1)[1][0], cut.of_flow(whole - camera), atol=1e-5)
         with pytest.raises(UnknownNameError, match="farneback"):
             sampler_for(Run(**{**asdict(RUN), "settings": {"flow": "farnback"}}), cache, cache)
         with pytest.raises(InputError, match="frames"):
             sampler_for(Run(**{**asdict(RUN), "frames": 1}), cache, cache)
+
+    def test_flow_is_kept_for_the_next_run(self, cache, tmp_path, monkeypatch):
+        run = Run(**{**asdict(RUN), "rendered": 0.5, "settings": {**SETTINGS, "keep": True}})
+        made = sampler_for(run, cache, tmp_path)[0]
+        clips, flow = made.batch(2)
+        plain = sampler_for(Run(**{**asdict(run), "settings": SETTINGS}), cache, tmp_path)[0].batch(2)
+        assert np.array_equal(clips, plain[0])
+        assert np.allclose(flow, plain[1], atol=0.02)  # half precision
+        assert not list(tmp_path.rglob("*.part"))
+
+        def none(first, second):
+            assert first.shape == (64, 64, 3), "only what is rendered is estimated again"
+            return farneback(first, second)
+
+        monkeypatch.setattr("pixeltrail.training.pairs._method", lambda name: none)
+        again = sampler_for(run, cache, tmp_path)[0].batch(2)
+        assert np.array_equal(flow, again[1])
 
 
 def test_a_run_resumes_to_the_same_bits_and_says_how_far_it_is(cache, tmp_path):

@@ -181,6 +181,37 @@ def _small(image: Image) -> NDArray[np.uint8]:
     return np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BOX))
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Frames ``times`` of a video, cut out by the square ``box`` (left, top, right, bottom), scaled to ``size`` pixels a
+    side, and ``mirrored`` or not."""
+
+    video: CachedVideo
+    times: tuple[int, ...]
+    box: tuple[int, int, int, int]
+    size: int
+    mirrored: bool
+
+    def clip(self) -> NDArray[np.uint8]:
+        """(T, size, size, 3) uint8 RGB."""
+        clip = np.stack([self._scaled(PIL.Image.fromarray(image)) for image in self.whole()])
+        return clip[:, :, ::-1] if self.mirrored else clip
+
+    def whole(self) -> list[Image]:
+        """The same frames as the video has them, (H, W, 3) uint8 RGB."""
+        frames = _opened(self.video)
+        return [frames[t] for t in self.times]
+
+    def of_flow(self, flow: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the cut makes of a field of vectors over the whole frame, (H, W, 2) in its pixels: (size, size, 2)."""
+        parts = [self._scaled(PIL.Image.fromarray(np.ascontiguousarray(flow[..., c]))) for c in (0, 1)]
+        cut = np.stack(parts, -1) * np.float32(self.size / (self.box[2] - self.box[0]))
+        return cut[:, ::-1] * np.array([-1, 1], np.float32) if self.mirrored else cut
+
+    def _scaled(self, picture: PIL.Image.Image) -> NDArray[Any]:
+        return np.asarray(picture.resize((self.size, self.size), PIL.Image.Resampling.BILINEAR, box=self.box))
+
+
 class ClipSampler:
     """Random clips. Which videos batch number ``step`` shows depends on (seed, step) alone, how each of its rows is cut
     out on (seed, step, row), whoever asks and in what order.
@@ -221,21 +252,19 @@ class ClipSampler:
 
     def row(self, step: int, row: int) -> NDArray[np.uint8]:
         """One clip, (T, size, size, 3) uint8 RGB."""
+        return self.cut(step, row).clip()
+
+    def cut(self, step: int, row: int) -> Cut:
+        """Where that clip is taken from."""
         video = self.videos[self._chosen(step)[row]]
-        array = _opened(video)
         random = np.random.default_rng((self.seed, step, row, 0))
-        length, height, width = array.shape[:3]
+        length, height, width = _opened(video).shape[:3]
         span = min(max(self.frames - 1, round(random.uniform(*self.span) * video.fps)), length - 1)
         first = int(random.integers(0, length - span))
         side = max(8, min(height, width, round(random.uniform(*self.crop) * min(height, width))))
         y, x = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
-        flip = random.random() < 0.5
-        box, size = (x, y, x + side, y + side), (self.size, self.size)
-        clip = np.stack([
-            np.asarray(PIL.Image.fromarray(array[t]).resize(size, PIL.Image.Resampling.BILINEAR, box=box))
-            for t in self._times(first, span, random)
-        ])  # fmt: skip
-        return clip[:, :, ::-1] if flip else clip
+        mirrored = random.random() < 0.5
+        return Cut(video, tuple(self._times(first, span, random)), (x, y, x + side, y + side), self.size, mirrored)
 
     def _times(self, first: int, span: int, random: np.random.Generator) -> list[int]:
         if self.even:

@@ -34,23 +34,27 @@ FASTEST = 50.0
 class Flows:
     """The flow that a run learns from. ``flow``: a name of `flow_methods.flow_method`; ``camera``: what the camera does is
     taken off; ``motion``: pairs are drawn anew, a few times, until a tenth of their pixels moves by so many pixels more or
-    less than their median."""
+    less than their median; ``keep``: flow lies beside the cache of frames for runs that draw the same pairs again."""
 
     flow: str = "farneback"
     camera: bool = False
     motion: float = 1.0
+    keep: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.flow, str) and isinstance(self.camera, bool) and 0 <= self.motion < math.inf):
+        switches = isinstance(self.camera, bool) and isinstance(self.keep, bool)
+        if not (isinstance(self.flow, str) and switches and 0 <= self.motion < math.inf):
             raise InputError(
-                f"cpfs: flow {self.flow!r}, camera {self.camera!r}, motion {self.motion!r}; expected a method's name, "
-                "true or false, and pixels"
+                f"cpfs: flow {self.flow!r}, camera {self.camera!r}, keep {self.keep!r}, motion {self.motion!r}; expected a "
+                "method's name, true or false twice, and pixels"
             )
 
 
-def flows(*, flow: str = "farneback", camera: bool = False, motion: float = 1.0, **_: object) -> Flows:
+def flows(
+    *, flow: str = "farneback", camera: bool = False, motion: float = 1.0, keep: bool = False, **_: object
+) -> Flows:
     """The flow that these settings of `build` ask for: by this function the training loop knows to provide it."""
-    return Flows(flow=flow, camera=camera, motion=motion)
+    return Flows(flow=flow, camera=camera, motion=motion, keep=keep)
 
 
 def embedding_kernel(x: Tensor, scale: float = 0.25) -> Tensor:
@@ -120,7 +124,8 @@ class MoveTogether(nn.Module):
     target; "ce-rev", with those of the embedding as target; "direct", the control: classify each pixel's own flow, among
     ``bins`` x ``bins`` classes. ``sigma`` of the Gaussian, in units of `log_flow`, is learnt within a factor ``free`` of
     its start, 1 for not at all: without bounds kta would make it infinite (all pixels move alike) and ce zero.
-    ``scale`` of the embeddings' kernel; ``centred`` as `alignment` has it.
+    ``scale`` of the embeddings' kernel: at the paper's quarter a column cannot be sharp, and what the cross-entropies then
+    reward is any coarse pattern; ``centred`` as `alignment` has it.
     """
 
     def __init__(
@@ -214,23 +219,24 @@ def build(
     trunk: Literal["alexnet", "resnet18", "resnet50"] = "alexnet",
     width: int = 0,
     fc: int = 4096,
-    border: Literal["zeros", "replicate"] = "zeros",
+    border: Literal["zeros", "replicate", "reflect", "circular"] = "zeros",
     hidden: int = 256,
     dim: int = 16,
     stride: int = 8,
     flow: str = "farneback",
     camera: bool = False,
     motion: float = 1.0,
+    keep: bool = False,
     **objective: float,
 ) -> Tracker:
     """``trunk``: alexnet (paper), resnet18 or resnet50; ``width`` of its first layer (alexnet: 96, resnets: 64), and for
     alexnet ``fc`` channels of the last two, and ``border``, what convolutions see beyond it. ``hidden`` and ``dim`` of the
-    embedding (paper: ?, 16); ``stride`` in pixels when tracking. ``flow``, ``camera`` and ``motion`` as `Flows`. Other
-    settings go to ``MoveTogether``."""
-    Flows(flow=flow, camera=camera, motion=motion)
+    embedding (paper: ?, 16); ``stride`` in pixels when tracking. ``flow``, ``camera``, ``motion`` and ``keep`` as `Flows`.
+    Other settings go to ``MoveTogether``."""
+    Flows(flow=flow, camera=camera, motion=motion, keep=keep)
     if trunk == "alexnet":
-        if border not in ("zeros", "replicate"):
-            raise InputError(f"cpfs: border is {border!r}; there are zeros, replicate")
+        if border not in ("zeros", "replicate", "reflect", "circular"):
+            raise InputError(f"cpfs: border is {border!r}; there are zeros, replicate, reflect, circular")
         width = width or 96
         network: nn.Module = AlexNet(
             widths=tuple(round(width * w / 3) for w in (3, 8, 12, 12, 8)), fc=fc, border=border

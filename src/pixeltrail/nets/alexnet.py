@@ -12,6 +12,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixeltrail.errors import InputError
+
 LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc7")
 _FEATURES = {"conv1": "0", "conv2": "3", "conv3": "6", "conv4": "8", "conv5": "10"}
 _CLASSIFIER = {"fc6": "1", "fc7": "4"}
@@ -21,8 +23,8 @@ class AlexNet(nn.Module):
     """``maps(x, layers)``: the outputs of named layers, after normalisation and ReLU.
 
     ``widths``: channels of the five convolutions (96, 256, 384, 384, 256, ungrouped), ``fc`` those of the two last layers.
-    ``border``: zeros tell the network where the border is, "replicate" does not. Cell i of a map lies on pixel
-    i · ``strides[layer]``.
+    ``border``: zeros tell the network where the border is, and "replicate" too, as stripes; "reflect" and "circular" show it
+    more of the picture. Cell i of a map lies on pixel i · ``strides[layer]``.
     """
 
     # Departures: convolutions and pools pad by half their kernel, so that no map is shifted against the picture; fc6 is
@@ -36,10 +38,11 @@ class AlexNet(nn.Module):
         *,
         widths: tuple[int, ...] = (96, 256, 384, 384, 256),
         fc: int = 4096,
-        border: Literal["zeros", "replicate"] = "zeros",
+        border: Literal["zeros", "replicate", "reflect", "circular"] = "zeros",
     ) -> None:
         super().__init__()
         one, two, three, four, five = widths
+        self.least = 33 if border in ("reflect", "circular") else 1
         self.features = nn.ModuleDict({
             "0": nn.Conv2d(3, one, 11, 4, 5, bias=False, padding_mode=border),
             "3": nn.Conv2d(one, two, 5, 1, 2, bias=False, padding_mode=border),
@@ -69,7 +72,12 @@ class AlexNet(nn.Module):
 
     def maps(self, x: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {layer: (B, widths[layer], ceil(H / stride), ceil(W / stride))}; no layer is computed beyond
-        the last one of ``layers``."""
+        the last one of ``layers``. Raises InputError for pictures that a border cannot be made of."""
+        if min(x.shape[-2:]) < self.least:
+            height, width = x.shape[-2:]
+            raise InputError(
+                f"alexnet: {width} x {height} pixels are too few for this border; sides of {self.least} or more work"
+            )
         found = {}
         for name in LAYERS[: 1 + max(map(LAYERS.index, layers))]:
             pooled = name.startswith("pool")

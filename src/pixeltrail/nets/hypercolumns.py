@@ -68,8 +68,9 @@ class Hypercolumns(nn.Module):
     perceptron of one ``hidden`` layer makes ``dim`` numbers of it, brought to length 1. Cell i lies on pixel i · stride.
     """
 
-    # The perceptron's first layer is linear and so is interpolation: it is applied to the maps, and the sum of what is
-    # found there is the same number as that of the whole column, whose 4,928 channels are never put together.
+    # The perceptron's first layer is linear and so is interpolation, so either may come first, and the sum over all maps is
+    # the same number as that of the whole column, whose 4,928 channels are never put together. First comes what leaves
+    # less to interpolate: maps of more than ``hidden`` channels are projected, narrow ones are read as they are.
 
     trunk: Any  # a module that is a `Trunk`
     mlp: Any
@@ -99,17 +100,27 @@ class Hypercolumns(nn.Module):
         return found.unflatten(-1, (h, w))  # type: ignore[no-any-return]
 
     def _projected(self, x: Tensor) -> dict[str, Tensor]:
-        """Each layer's share of the perceptron's hidden values, (B, hidden, h, w)."""
+        """The maps, those that are wide as their share of the perceptron's hidden values, (B, hidden, h, w)."""
         maps = self.trunk.maps(x, self.layers)
-        shares = self.mlp[0].weight.split(self.widths, 1)
         return {
-            name: F.conv2d(maps[name], share[..., None, None]).float()
-            for name, share in zip(self.layers, shares, strict=True)
+            name: F.conv2d(maps[name], share[..., None, None]) if self._wide(share) else maps[name]
+            for name, share in self._shares().items()
         }
 
     def _read(self, maps: dict[str, Tensor], xy: Tensor) -> Tensor:
         strides = self.trunk.strides
         with torch.autocast(xy.device.type, enabled=False):  # places in bfloat16 would be off by pixels
-            found = [sample(maps[n], xy.unsqueeze(-1) / strides[n], padding="border").squeeze(-1) for n in self.layers]
-            hidden = torch.stack(found).sum(0).movedim(1, -1) + self.mlp[0].bias
+            hidden = self.mlp[0].bias
+            for name, share in self._shares().items():
+                place = xy.unsqueeze(-1) / strides[name]
+                found = sample(maps[name].float(), place, padding="border").squeeze(-1).movedim(1, -1)
+                hidden = hidden + (found if self._wide(share) else F.linear(found, share))
             return F.normalize(self.mlp[2](self.mlp[1](hidden)), dim=-1).movedim(-1, 1)
+
+    def _shares(self) -> dict[str, Tensor]:
+        """Each layer's columns of the perceptron's first weight, (hidden, width)."""
+        return dict(zip(self.layers, self.mlp[0].weight.split(self.widths, 1), strict=True))
+
+    @staticmethod
+    def _wide(share: Tensor) -> bool:
+        return share.shape[1] > share.shape[0]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixeltrail import catalogue
-from pixeltrail.data.clips import ClipSampler, Sources, build_cache
+from pixeltrail.data.clips import ClipSampler, Cut, Sources, build_cache
 from pixeltrail.data.synthetic import render
 from pixeltrail.errors import InputError
 from pixeltrail.training.feed import Sampler
@@ -39,10 +39,16 @@ class Mixed:
         real = iter(self.clips.names(step))
         return [RENDERED if _is_rendered(self.run, row) else next(real) for row in range(self.run.batch_size)]
 
+    def cut(self, step: int, row: int) -> Cut | None:
+        """Where a row is taken from; None if it is rendered."""
+        if _is_rendered(self.run, row):
+            return None
+        return self.clips.cut(step, row - _rendered_before(self.run, row))
+
     def _row(self, step: int, row: int) -> NDArray[np.uint8]:
-        run = self.run
-        if not _is_rendered(run, row):
-            return self.clips.row(step, row - _rendered_before(run, row))
+        run, cut = self.run, self.cut(step, row)
+        if cut:
+            return cut.clip()
         seed = int(np.random.default_rng((run.seed, step, row, 1)).integers(0, 2**31))
         return render(seed, frames=run.frames, size=(run.size, run.size)).frames
 
@@ -88,5 +94,5 @@ def sampler_for(
         return plain, sources, bad
     if run.frames < 2:
         raise InputError(f"recipe: frames is {run.frames}; {run.method} learns from pairs, so take 2 or more")
-    pairs = FlowPairs([plain, *map(draw, range(1, TRIES))], flows(**run.settings), run.batch_size)
+    pairs = FlowPairs([plain, *map(draw, range(1, TRIES))], flows(**run.settings), run.batch_size, Path(cache) / "flow")
     return pairs, sources, bad
