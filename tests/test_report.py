@@ -164,10 +164,10 @@ def test_points_and_boxes_have_curves_and_pictures():
     }  # fmt: skip
     assert series(joints["curves"][0]) == {"PCK_0.2": [(5, 1.0), (11, pytest.approx(math.nan, nan_ok=True))]}
     parsed = Parsed(page([joints], ["one"]))
-    words = " ".join(parsed.words)
+    words = " ".join(" ".join(parsed.words).split())
     for said in (
-        "PCK_0.2 by frame",
-        "Mean PCK_0.2 by distance",
+        "PCK 0.2 by frame",
+        "Mean PCK 0.2 by distance",
         "bear, joints, frame 5",
         "A ring is a joint",
         "frames per s",
