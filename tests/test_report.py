@@ -186,6 +186,8 @@ def test_other_benchmarks_and_missing_values_have_pages():
         "sequences": [{"sequence": "a", "PCK": 0.5}, {"sequence": "b", "PCK": None}], "objects": [], "settings": {},
     }  # fmt: skip
     assert "BADJA" in page([points, points], ["x", "y"])
+    failures = {"dataset": "boxes", "overall": {"failures": 2}, "sequences": [], "objects": [], "settings": {}}
+    assert Parsed(page([failures], ["x"])).numbers == [(2.0, "2")]
     flow = {"overall": {"EPE": 2.0}, "pairs": [{"pair": "p1", "EPE": 2.0}], "settings": {"method": "dis"}}
     worse = {**flow, "overall": {"EPE": 3.0}, "pairs": [{"pair": "p1", "EPE": 3.0}]}
     best = [a for t, a in Parsed(page([flow, worse], ["x", "y"])).tags if t == "td" and "best" in a.get("class", "")]

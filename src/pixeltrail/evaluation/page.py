@@ -129,7 +129,7 @@ def _number(value: Any, *, digits: int = 3, best: bool = False, share: float | N
         return '<td class="n"></td>'
     bar = "" if share is None else f' style="--share:{100 * min(max(share, 0), 1):.1f}%"'
     style = "n" + (" best" if best else "") + (" bar" if bar else "")
-    shown = f"{number:{'+' if sign else ''}.{digits}f}"
+    shown = f"{number:{'+' if sign else ''}.{0 if isinstance(value, int) else digits}f}"  # what is counted is whole
     return f'<td class="{style}" data-value="{number!r}"{bar}>{shown}</td>'
 
 
@@ -335,7 +335,8 @@ def _over_time(reports: Sequence[Report], names: Sequence[str]) -> str:
             caption = f"{escape(sequence)}, {escape(_thing(thing))}"
             figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     shown = " and ".join(f"{escape(_named(m))} ({how})" for m, how in zip(measures, ("solid", "dashed"), strict=False))
-    note = f"{shown if len(measures) > 1 else shown.partition(' (')[0]} by frame, the given one being 0."
+    shown = shown if len(measures) > 1 else shown.partition(" (")[0]
+    note = f"{shown[:1].upper()}{shown[1:]} by frame, the given one being 0."
     return f'<p>{note}</p><div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
