@@ -164,10 +164,10 @@ def test_points_and_boxes_have_curves_and_pictures():
     }  # fmt: skip
     assert series(joints["curves"][0]) == {"PCK_0.2": [(5, 1.0), (11, pytest.approx(math.nan, nan_ok=True))]}
     parsed = Parsed(page([joints], ["one"]))
-    words = " ".join(parsed.words)
+    words = " ".join(" ".join(parsed.words).split())
     for said in (
-        "PCK_0.2 by frame",
-        "Mean PCK_0.2 by distance",
+        "PCK 0.2 by frame",
+        "Mean PCK 0.2 by distance",
         "bear, joints, frame 5",
         "A ring is a joint",
         "frames per s",
@@ -186,6 +186,8 @@ def test_other_benchmarks_and_missing_values_have_pages():
         "sequences": [{"sequence": "a", "PCK": 0.5}, {"sequence": "b", "PCK": None}], "objects": [], "settings": {},
     }  # fmt: skip
     assert "BADJA" in page([points, points], ["x", "y"])
+    failures = {"dataset": "boxes", "overall": {"failures": 2}, "sequences": [], "objects": [], "settings": {}}
+    assert Parsed(page([failures], ["x"])).numbers == [(2.0, "2")]
     flow = {"overall": {"EPE": 2.0}, "pairs": [{"pair": "p1", "EPE": 2.0}], "settings": {"method": "dis"}}
     worse = {**flow, "overall": {"EPE": 3.0}, "pairs": [{"pair": "p1", "EPE": 3.0}]}
     best = [a for t, a in Parsed(page([flow, worse], ["x", "y"])).tags if t == "td" and "best" in a.get("class", "")]

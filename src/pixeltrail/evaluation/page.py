@@ -20,6 +20,8 @@ BIN = 10
 """Frames in a bin of the drift curves; the first holds frames 1 to 10 after the labelled one."""
 FEW = 10
 """Sequences below which a bootstrap is said to be too sure of itself."""
+BOTH = 3
+"""Runs of which two measures can be told apart in one small chart."""
 MAX_BYTES = 256 << 20
 PICTURE = re.compile(r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -105,11 +107,15 @@ def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     cells = list(rows)
     numbers = [any(row[i].startswith('<td class="n') for row in cells) for i in range(len(cells[0]) if cells else 0)]
     titles = "".join(
-        f"<th{' class=n' if i < len(numbers) and numbers[i] else ''}>{escape(h.replace('_', ' '))}</th>"
+        f"<th{' class=n' if i < len(numbers) and numbers[i] else ''}>{escape(_named(h))}</th>"
         for i, h in enumerate(head)
     )
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _named(measure: str) -> str:
+    return measure.replace("_", " ")
 
 
 def _text(value: object, kind: str = "") -> str:
@@ -123,7 +129,7 @@ def _number(value: Any, *, digits: int = 3, best: bool = False, share: float | N
         return '<td class="n"></td>'
     bar = "" if share is None else f' style="--share:{100 * min(max(share, 0), 1):.1f}%"'
     style = "n" + (" best" if best else "") + (" bar" if bar else "")
-    shown = f"{number:{'+' if sign else ''}.{digits}f}"
+    shown = f"{number:{'+' if sign else ''}.{0 if isinstance(value, int) else digits}f}"  # what is counted is whole
     return f'<td class="{style}" data-value="{number!r}"{bar}>{shown}</td>'
 
 
@@ -171,21 +177,27 @@ def _differences(reports: Sequence[Report], names: Sequence[str], measures: Sequ
             if not any(not math.isnan(v) for k in first.keys() & second.keys() for v in second[k]):
                 continue
             d = paired_bootstrap(first, second)
-            label, sequences = f"{name} {measure}", d.sequences
+            label, sequences = f"{name} {_named(measure)}", d.sequences
             drawn.append((label, i, d))
             sure = "" if math.isnan(d.low) else "yes" if d.low > 0 or d.high < 0 else "no"
-            limits = [None if math.isnan(v) else v for v in (d.low, d.high, d.wins)]
             rows.append([
-                _text(label), _number(d.mean, sign=True), *(_number(v, sign=True) for v in limits[:2]),
-                _number(limits[2], digits=2), _text(sure, "mid"),
+                _text(label), _number(d.mean, sign=True), *(_number(v, sign=True) for v in (d.low, d.high)),
+                _number(d.wins, digits=2), _text(sure, "mid"),
             ])  # fmt: skip
-    note = (
-        f"Each run minus {escape(names[0])}, with the 95 % interval of a paired bootstrap over the {sequences} sequences "
-        "that both have: means over objects, or over sequences where there are none."
-        + (" So few sequences make such an interval too narrow." if sequences < FEW else "")
-    )
+    if not rows:
+        return ""
+    means = "objects" if reports[0].get("objects") else "sequences"
     head = ["", "difference", "from", "to", "share above 0", "interval without 0"]
-    return f"<p>{note}</p>{intervals(drawn, title='differences')}{_table(head, rows)}" if rows else ""
+    if sequences < 2:
+        note = f"Each run minus {escape(names[0])}. One sequence gives no interval."
+        head, rows = head[:2], [row[:2] for row in rows]
+    else:
+        note = (
+            f"Each run minus {escape(names[0])}: the difference of the means over {means}, with the 95 % interval of a "
+            f"paired bootstrap over the {sequences} sequences that both have."
+            + (" So few sequences make such an interval too narrow." if sequences < FEW else "")
+        )
+    return f"<p>{note}</p>{intervals(drawn, title='differences')}{_table(head, rows)}"
 
 
 def _values(report: Report, measure: str) -> dict[str, list[float]]:
@@ -214,7 +226,7 @@ def _by_sequence(reports: Sequence[Report], names: Sequence[str], measures: Sequ
         f"<details><summary>{escape(name)}: all measures</summary>{table}</details>"
         for name, table in zip(names, each, strict=True)
     )
-    return f"<p>{escape(main)}</p>{_table(['sequence', *names], rows)}{full}"
+    return f"<p>{escape(_named(main))}</p>{_table(['sequence', *names], rows)}{full}"
 
 
 def _by_object(reports: Sequence[Report], names: Sequence[str], measures: Sequence[str]) -> str:
@@ -277,7 +289,7 @@ def _drift(reports: Sequence[Report], names: Sequence[str]) -> str:
     bins = max(len(means) for means, _ in found)
     if not bins:
         return ""
-    measure = _measured(reports)[0]
+    measure = _named(_measured(reports)[0])
     lines = [
         Line(n, i, [(float(b), m) for b, (m, c) in enumerate(zip(means, counts, strict=True)) if 2 * c >= max(counts)])
         for i, (n, (means, counts)) in enumerate(zip(names, found, strict=True))
@@ -302,8 +314,8 @@ def _drift(reports: Sequence[Report], names: Sequence[str]) -> str:
 
 
 def _over_time(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """A small chart for each object, of all runs: the first measure solid, a second one dashed."""
-    measures = _measured(reports)[:2]
+    """A small chart for each object, of all runs: the first measure solid, a second one, of a few runs, dashed."""
+    measures = _measured(reports)[: 2 if len(reports) <= BOTH else 1]
     lines: dict[tuple[str, Any], list[Line]] = {}
     for i, (report, name) in enumerate(zip(reports, names, strict=True)):
         for curve in report.get("curves") or ():
@@ -322,8 +334,9 @@ def _over_time(reports: Sequence[Report], names: Sequence[str]) -> str:
             picture = chart(drawn, title=sequence, x=(1, last), ticks=[(1, "1"), (last, str(last))], dots=sparse)
             caption = f"{escape(sequence)}, {escape(_thing(thing))}"
             figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-    shown = " and ".join(f"{escape(m)} ({how})" for m, how in zip(measures, ("solid", "dashed"), strict=False))
-    note = f"{shown if len(measures) > 1 else shown.partition(' (')[0]} by frame, the given one being 0."
+    shown = " and ".join(f"{escape(_named(m))} ({how})" for m, how in zip(measures, ("solid", "dashed"), strict=False))
+    shown = shown if len(measures) > 1 else shown.partition(" (")[0]
+    note = f"{shown[:1].upper()}{shown[1:]} by frame, the given one being 0."
     return f'<p>{note}</p><div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
@@ -340,7 +353,7 @@ def _pictures(reports: Sequence[Report], names: Sequence[str]) -> str:
             if not PICTURE.fullmatch(row["picture"]):
                 raise ValueError("a picture is no JPEG or PNG in base64")
             values = ", ".join(
-                f'{escape(m)} <span data-value="{float(v)!r}">{float(v):.3f}</span>'
+                f'{escape(_named(m))} <span data-value="{float(v)!r}">{float(v):.3f}</span>'
                 for m, v in row.items()
                 if m not in ("sequence", "object", "frame", "picture")
             )
