@@ -83,16 +83,17 @@ def preset(name: str) -> Protocol:
     return PRESETS[name]
 
 
-# What a user chooses between: short side of the embedded frames and how many frames are remembered.
-QUALITIES: dict[str, tuple[int, int]] = {"fast": (240, 3), "balanced": (360, 5), "best": (480, 7)}
+# What a user chooses between: short side of the embedded frames, how many recent ones are remembered, and how far apart.
+# Every second or third frame tells as much as every one and reaches further back: docs/default.md has the figures.
+QUALITIES: dict[str, tuple[int, int, int]] = {"fast": (240, 3, 3), "balanced": (360, 5, 2), "best": (480, 7, 2)}
 
 
 def at_quality(protocol: Protocol, quality: str) -> Protocol:
     """``protocol`` at a speed preset: the smaller the picture, the fewer cells its window must span."""
     if quality not in QUALITIES:
         raise UnknownNameError(unknown("quality", quality, QUALITIES))
-    size, recent = QUALITIES[quality]
-    return replace(protocol, size=size, policy=replace(protocol.policy, recent=recent))
+    size, recent, stride = QUALITIES[quality]
+    return replace(protocol, size=size, policy=replace(protocol.policy, recent=recent, stride=stride))
 
 
 def adjusted(

@@ -117,8 +117,8 @@ class Models:
             print(f"  {name:14}{(catalogue.module(name).__doc__ or '').splitlines()[0]}")
         print(f"\nprotocols\n  {', '.join(PRESETS)}")
         print("\nqualities")
-        for name, (size, recent) in QUALITIES.items():
-            print(f"  {name:12}short side {size} pixels, {recent} recent frames remembered")
+        for name, (size, recent, stride) in QUALITIES.items():
+            print(f"  {name:12}short side {size} pixels, {recent} recent frames remembered, {stride} apart")
         file = weights.path_of("default")
         assert file is not None
         print(f"\ndefault weights {weights.digest(file)}, {file.stat().st_size / 1e6:.1f} MB")

@@ -146,7 +146,8 @@ def build(
     they are of one size. Other settings go to ``AnchorSelfTraining``."""
     # Departures: the network ends at stage 3 (the paper goes on to a stage 4 of 512 channels): a third of the work, and
     # with reflection at the border, which tells less about position than zeros. Tracking, embeddings are centred and
-    # stage 2, which the objective does not reach directly, is fused in: docs/default.md says what each brings.
+    # stage 2, which the objective does not reach directly, is fused in, and recent frames are every second one (paper: the
+    # last 7): docs/default.md says what each brings.
     fused = (0.75 if stride < 16 else 0.0) if fused is None else fused
     encoder = trunk(depth=depth, stride=stride, width=width, fused=fused, padding_mode="reflect")
     return Tracker(
@@ -154,7 +155,7 @@ def build(
         bottleneck=Everything(),
         protocol=Protocol(
             affinity=Affinity(radius=12, temperature=0.05, normalize=True, topk=10),
-            policy=MemoryPolicy(anchors=(0,), recent=7),
+            policy=MemoryPolicy(anchors=(0,), recent=7, stride=2),
             size=480,
             guided=True,
             centred=True,
