@@ -22,6 +22,8 @@ export class Model {
   overlay: ImageBitmap | null = null;
   /** The nearest key frame's mask carried here by the standard weights and by the adapted ones. */
   compared: [Uint8Array, Uint8Array] | null = null;
+  /** What is being waited for. */
+  waiting = "";
   tool: Tool = "brush";
   why: Why = "none";
   radius = 12;
@@ -140,6 +142,7 @@ export class Model {
     this.changed("mask");
     if (!project || why === "none" || why === "heat") return;
     try {
+      this.wait("One moment…");
       if (why === "compare") {
         const compared = await this.compare(project, frame);
         if (this.frame === frame && this.why === why) this.compared = compared;
@@ -147,10 +150,16 @@ export class Model {
         const overlay = await api.picture(project.id, `views/${why}/${frame}`);
         if (this.frame === frame && this.why === why) this.overlay = overlay;
       }
-      this.changed("mask");
     } catch (error) {
       fail(error);
+    } finally {
+      this.wait("");
     }
+  }
+
+  wait(reason: string): void {
+    this.waiting = reason;
+    this.changed("mask");
   }
 
   private async compare(project: Project, frame: number): Promise<[Uint8Array, Uint8Array] | null> {
@@ -363,7 +372,7 @@ export class Model {
       if (over && run && !run.frames) this.steps.forget(run.step);
       if (message.state === "failed") say(message.note, "error");
       if (message.kind === "adapt" && message.state === "done") {
-        say(`Adapted: ${message.note}.`);
+        say(`Adapted: ${message.note}`);
         void this.refresh(project.id).catch(fail);
       }
       if (message.kind === "export" && message.state === "done") {

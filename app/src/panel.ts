@@ -60,8 +60,9 @@ export class Panel {
       section("See why", h("div", { className: "segmented", role: "group", "aria-label": "See why" }, ...this.why.values())),
       section("Files",
         h("div", { className: "row" }, button("Import masks, boxes or points: a PNG for this frame, or any file that pixeltrail convert reads", "Import…", () => this.file.click(), { className: "wide" }), this.file),
-        h("div", { className: "pair" }, h("label", {}, "What", this.what), h("label", {}, "Format", this.format)),
-        button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" })),
+        h("label", { className: "field" }, "Format", this.format),
+        h("div", { className: "row" }, this.what,
+          button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" }))),
     );
   }
 
@@ -78,7 +79,7 @@ export class Panel {
       h("span", { className: "dot" }), h("span", { className: "grow" }, p.name),
       button(`Delete ${p.name}`, "bin", () => model.setPoints("delete point", model.points.filter((q) => q.id !== p.id)), { className: "plain" }))));
     this.points.querySelectorAll<HTMLElement>(".dot").forEach((dot, i) => (dot.style.background = `hsl(${(model.points[i]!.id * 137.5) % 360} 90% 65%)`));
-    const methods = [["standard", "Standard"], ...(model.project.adapted ? [["adapted", "Adapted"]] : [])] as const;
+    const methods = [["standard", "Standard"], ...((model.project.adapted?.kept ?? "original") !== "original" ? [["adapted", "Adapted"]] : [])] as const;
     if (this.method.options.length !== methods.length) {
       this.method.replaceChildren(...methods.map(([value, label]) => h("option", { value: value! }, label!)));
     }

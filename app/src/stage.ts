@@ -1,6 +1,7 @@
 // The picture: drawing, zoom and pan, and what each tool does with a pointer (mouse, pen or fingers).
 
 import * as api from "./api";
+import type { Project } from "./api";
 import { fail, h, say } from "./dom";
 import { Looks } from "./looks";
 import { box, frozen, polygon, stroke, tint, type XY } from "./masks";
@@ -12,7 +13,7 @@ const LEGENDS: Partial<Record<Why, string>> = {
   pca: "Features: what the method takes for the same has the same colour.",
   flow: "Motion to the next frame: colour says where to, strength how far.",
   arrows: "Motion to the next frame.",
-  trip: "There and back: where motion to the next frame and back does not come home, orange from 4 pixels on.",
+  trip: "There and back: red where motion to the next frame and back ends half a pixel from its start, orange from 4 pixels on.",
   compare: "The nearest key frame's mask carried here at one go: left before, right after adapting.",
 };
 
@@ -71,7 +72,7 @@ export class Stage {
     if (!project) return this.draw();
     if (what === "frame") this.corners = [];
     if (this.model.why !== "heat") this.looks.hide();
-    this.legend.textContent = LEGENDS[this.model.why] ?? "";
+    this.legend.textContent = this.model.waiting || (LEGENDS[this.model.why] ?? "");
     this.legend.hidden = !this.legend.textContent;
     const all = [0, 0, project.width, project.height] as const;
     if (what !== "points") tint(this.layer, this.model.ids, this.model.things, [...all]);
@@ -243,19 +244,18 @@ export class Stage {
   private async fill([x, y]: XY, remove: boolean): Promise<void> {
     const { model } = this;
     if (!this.mayPaint()) return;
-    const [frame, project] = [model.frame, model.project!];
+    const { frame, project, selected } = model as { frame: number; project: Project; selected: number };
     try {
-      this.canvas.classList.add("busy");
+      model.wait("Finding what belongs together…");
       const runs = await api.fill(project.id, frame, Math.round(x), Math.round(y), model.tolerance);
       if (model.frame !== frame || model.project !== project) return;
       const found = decode(runs, project.width * project.height);
-      const selected = model.selected;
       if (remove) this.set("magic erase", (i) => found[i] === 1 && model.ids[i] === selected, 0);
       else this.set("magic fill", (i) => found[i] === 1, selected);
     } catch (error) {
       fail(error);
     } finally {
-      this.canvas.classList.remove("busy");
+      model.wait("");
     }
   }
 

@@ -136,9 +136,9 @@ def adapt(method: str, quality: str, minutes: float, device: str) -> Callable[[J
         )  # fmt: skip
         project.adaptation = adapted.table()
         job.note = (
-            "ready: choose the adapted method"
+            "choose it under Method, or see before and after."
             if adapted.kept != "original"
-            else "no gain: the weights stay as they are"
+            else "no gain, so the weights stay as they are."
         )
 
     return work

@@ -21,8 +21,8 @@ Number = Annotated[str, FromPath(pattern="^[0-9a-f]{32}$")]
 Frame = Annotated[int, FromPath(ge=0, lt=10**9)]
 FrameQuery = Annotated[int, Query(ge=0, lt=10**9)]
 Place = Annotated[int, Field(ge=-(10**6), le=10**6)]
-TRIP = 4.0
-"""Pixels from its start at which a pixel that went forward and back is shown in full."""
+TRIP = 0.5, 4.0
+"""Pixels from its start at which a pixel that went forward and back begins to be shown, and is shown in full."""
 
 
 class Body(BaseModel):
@@ -68,7 +68,7 @@ def add_views(app: FastAPI, workspace: Workspace, trackers: Trackers) -> None:
             return picture(png(features.pca(trackers.get(project, "standard", "balanced"), image)), "image/png")
         after = project.frames.image(min(index + 1, project.count - 1))
         if kind == "trip":
-            shown = _glow(np.clip(features.trip(image, after) / TRIP, 0, 1))
+            shown = _glow(np.interp(features.trip(image, after), TRIP, (0, 1)).astype(np.float32))
         else:
             shown = (features.flow if kind == "flow" else features.arrows)(image, after)
         return picture(png(shown), "image/png")
