@@ -212,7 +212,6 @@ document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (match
 model.exported = (name) => {
   const link = h("a", { href: api.exported(model.project!.id, name), download: name });
   link.click();
-  say(`Exported ${name}.`);
 };
 
 model.changed = (what) => {

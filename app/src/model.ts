@@ -6,9 +6,9 @@ import { fail, say } from "./dom";
 import { type Step, Steps } from "./history";
 import { Kept } from "./kept";
 import { decode, encode } from "./runs";
+import { explained, type Why } from "./why";
 
 export type Tool = "pan" | "brush" | "eraser" | "polygon" | "box" | "point" | "fill";
-export type Why = "none" | "heat" | "pca" | "flow" | "arrows" | "trip" | "compare";
 type Runs = Uint8Array<ArrayBuffer>;
 
 const MASK_BYTES = 192 << 20;
@@ -139,38 +139,21 @@ export class Model {
   async explain(): Promise<void> {
     const { project, frame, why } = this;
     this.overlay = this.compared = null;
-    this.changed("mask");
-    if (!project || why === "none" || why === "heat") return;
+    this.wait(!project || why === "none" || why === "heat" ? "" : "One moment…");
+    if (!project) return;
+    const here = () => this.frame === frame && this.why === why && this.project === project;
     try {
-      this.wait("One moment…");
-      if (why === "compare") {
-        const compared = await this.compare(project, frame);
-        if (this.frame === frame && this.why === why) this.compared = compared;
-      } else {
-        const overlay = await api.picture(project.id, `views/${why}/${frame}`);
-        if (this.frame === frame && this.why === why) this.overlay = overlay;
-      }
+      const shown = await explained(project, frame, why, this.reference());
+      if (here()) Object.assign(this, shown);
     } catch (error) {
       fail(error);
-    } finally {
-      this.wait("");
     }
+    if (here()) this.wait("");
   }
 
   wait(reason: string): void {
     this.waiting = reason;
     this.changed("mask");
-  }
-
-  private async compare(project: Project, frame: number): Promise<[Uint8Array, Uint8Array] | null> {
-    const reference = this.reference();
-    if (reference === undefined) {
-      say("Paint an object on another frame first: its mask is then carried here before and after adapting.");
-      return null;
-    }
-    const carry = async (weights: "standard" | "adapted") =>
-      decode(await api.carried(project.id, frame, reference, weights), project.width * project.height);
-    return [await carry("standard"), await carry("adapted")];
   }
 
   private load(t: number): Promise<ImageBitmap> {
@@ -377,7 +360,7 @@ export class Model {
       }
       if (message.kind === "export" && message.state === "done") {
         this.exported(message.result);
-        if (message.note) say(message.note);
+        say(`Exported ${message.result}.${message.note ? ` ${message.note}.` : ""}`);
       }
       return this.changed("jobs");
     }

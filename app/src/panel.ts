@@ -2,7 +2,8 @@
 
 import type { Adaptation, Job, State, Thing } from "./api";
 import { button, h, icon } from "./dom";
-import type { Model, Why } from "./model";
+import type { Model } from "./model";
+import type { Why } from "./why";
 
 const section = (title: string, ...children: (Node | null)[]) => h("section", { className: "block" }, h("h2", {}, title), ...children);
 

@@ -5,17 +5,9 @@ import type { Project } from "./api";
 import { fail, h, say } from "./dom";
 import { Looks } from "./looks";
 import { box, frozen, polygon, stroke, tint, type XY } from "./masks";
-import type { Model, Why } from "./model";
+import type { Model } from "./model";
 import { decode } from "./runs";
-
-const LEGENDS: Partial<Record<Why, string>> = {
-  heat: "Point at a pixel: what it looks at on the nearest key frame is shown in the corner.",
-  pca: "Features: what the method takes for the same has the same colour.",
-  flow: "Motion to the next frame: colour says where to, strength how far.",
-  arrows: "Motion to the next frame.",
-  trip: "There and back: red where motion to the next frame and back ends half a pixel from its start, orange from 4 pixels on.",
-  compare: "The nearest key frame's mask carried here at one go: left before, right after adapting.",
-};
+import { LEGENDS } from "./why";
 
 export class Stage {
   readonly canvas = h("canvas", { className: "stage-canvas", tabIndex: 0, role: "img" });
@@ -72,7 +64,7 @@ export class Stage {
     if (!project) return this.draw();
     if (what === "frame") this.corners = [];
     if (this.model.why !== "heat") this.looks.hide();
-    this.legend.textContent = this.model.waiting || (LEGENDS[this.model.why] ?? "");
+    this.legend.textContent = this.model.waiting || LEGENDS[this.model.why];
     this.legend.hidden = !this.legend.textContent;
     const all = [0, 0, project.width, project.height] as const;
     if (what !== "points") tint(this.layer, this.model.ids, this.model.things, [...all]);

@@ -28,7 +28,10 @@ def export(format: str, what: Literal["masks", "points"]) -> Callable[[Job], Non
         name = f"{Path(project.name).stem}-{format}{exchange.WRITERS[format].SUFFIX}"
         target = exports / f"new-{name}"
         try:
-            notes = exchange.write(annotations, target, format)
+            try:
+                notes = exchange.write(annotations, target, format)
+            except InputError as error:
+                raise InputError(str(error).replace(f"{target}: ", "")) from None
             if target.is_dir():
                 name += ".zip"
                 with atomic(exports / name) as part:

@@ -17,7 +17,6 @@ from pixeltrail import exchange
 from pixeltrail.app.history import Past, Places
 from pixeltrail.app.project import Point, Project, Thing
 from pixeltrail.data.annotations import Annotations, Lazy, Row
-from pixeltrail.data.images import IMAGE_SUFFIXES
 from pixeltrail.data.interchange.shared import refusing
 from pixeltrail.data.labels import MAX_OBJECTS, read_labels, read_points
 from pixeltrail.errors import InputError, PixeltrailError
@@ -32,7 +31,7 @@ def read(path: Path, project: Project, index: int) -> LabelMap | Points | Annota
     """What a file holds: one frame's mask, points to follow, or annotations of the video. Those of a single picture that
     is no frame by its name are moved to frame ``index``. Raises InputError."""
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
+    if suffix == ".png":
         return read_labels(path, project.size)
     if suffix == ".zip":
         path = _unpacked(path)
@@ -49,7 +48,8 @@ def read(path: Path, project: Project, index: int) -> LabelMap | Points | Annota
         with suppress(InputError):
             return read_points(path, project.size)
         return read_labels(path, project.size)
-    raise InputError(f"{path}: looks like none of {', '.join(exchange.READERS)}")
+    formats = ", ".join(reader.TITLE for reader in exchange.READERS.values())
+    raise InputError(f"{path}: holds nothing that can be read; formats are {formats}")
 
 
 def take(project: Project, found: LabelMap | Points | Annotations, index: int, past: Past) -> None:

@@ -269,7 +269,9 @@ def _paint(project: Project, index: int, body: bytes, key: bool) -> dict[str, An
 
 def _import(project: Project, index: int, body: bytes, name: str) -> str:
     """The number of the run that it counts as."""
-    suffix = _suffix(name, f"{', '.join(importing.SUFFIXES[:-1])} or {importing.SUFFIXES[-1]}")
+    known = f"masks or points as {', '.join(importing.SUFFIXES[:-1])} or {importing.SUFFIXES[-1]}"
+    if (suffix := _suffix(name, known)) not in importing.SUFFIXES:
+        raise InputError(f"expected {known}, got {suffix}")
     folder, run = project.folder / f"import-{secrets.token_hex(8)}", secrets.token_hex(16)
     if not project.busy.acquire(blocking=False):
         raise InputError("this video is being tracked; wait for its end, or cancel it")
