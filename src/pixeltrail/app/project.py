@@ -87,7 +87,7 @@ class Project:
         ]
         self.adaptation: dict[str, Any] | None = about.get("adaptation")
         self.frames = FrameCache(source)
-        self.count = self.frames.count()
+        self.count = self.frames.count
         self.pasts: dict[str, Past] = {}
         self.rows: dict[int, dict[str, Any]] = {}
         self.followed: dict[int, dict[int, tuple[float, float, float]]] = {}

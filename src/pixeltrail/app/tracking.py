@@ -9,7 +9,6 @@ import numpy as np
 from pixeltrail.app import runs
 from pixeltrail.app.jobs import Job
 from pixeltrail.app.project import Project
-from pixeltrail.data.seek import Seeker
 from pixeltrail.errors import InputError
 from pixeltrail.sessions import PointSession
 from pixeltrail.tracker import Tracker
@@ -22,7 +21,7 @@ SAVE_EVERY = 25
 
 def walk(project: Project, begin: int, end: int) -> Iterator[tuple[int, Image]]:
     """The frames from ``begin`` to ``end``, both included, in this order; backward they are read in chunks."""
-    seeker = Seeker(project.source)
+    seeker = project.frames.seeker()
     if begin <= end:
         yield from ((t, seeker.frame(t)) for t in range(begin, end + 1))
         return
@@ -49,7 +48,7 @@ def track_masks(tracker: Tracker, begin: int, end: int, chosen: list[int]) -> Ca
         session = tracker.live()
         gone: set[int] = set()
         behind = sorted((t for t in project.keys if (begin - t) * step > 0), key=lambda t: t * step)
-        seeker = Seeker(project.source)
+        seeker = project.frames.seeker()
         for t in behind:
             if (known := LabelMap(project.mask(t))).objects:
                 with job.turn():
