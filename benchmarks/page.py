@@ -130,10 +130,10 @@ def first_mask(server: Server, project: str, quality: str, end: int) -> float:
     return took
 
 
-def scrub(server: Server, project: str, count: int) -> tuple[float, float, float]:
+def scrub(server: Server, project: str, count: int, seed: int) -> tuple[float, float, float]:
     """Seconds for a jump (median of 20, and the worst) and for the frame after it (median)."""
     jumps, nexts = [], []
-    for t in random.Random(0).sample(range(count - 1), min(20, count - 1)):
+    for t in random.Random(seed).sample(range(count - 1), min(20, count - 1)):
         for k, into in enumerate((jumps, nexts)):
             began = time.perf_counter()
             server.ask(f"projects/{project}/frames/{t + k}.jpg")
@@ -160,7 +160,7 @@ def one_video(video: Path, quality: str, starts: int) -> None:
             width, height, count = about["width"], about["height"], about["count"]
             print(f"video                  {width}x{height}, {count} frames")
             print(f"memory at start        {server.memory():7.0f} MB")
-            print("jump, worst, next      {:7.3f} {:.3f} {:.3f} s".format(*scrub(server, project, count)))
+            print("jump, worst, next      {:7.3f} {:.3f} {:.3f} s".format(*scrub(server, project, count, 0)))
             print(f"memory after scrubbing {server.memory():7.0f} MB")
             ids = np.zeros((height, width), np.uint8)
             ids[height // 3 : height // 2, width // 3 : width // 2] = 1
@@ -170,7 +170,7 @@ def one_video(video: Path, quality: str, starts: int) -> None:
             print(f"click to first mask    {takes[0]:7.2f} s, then {takes[1]:.2f}, {takes[2]:.2f}   ({quality})")
             body = {"kind": "masks", "begin": 0, "end": end, "quality": quality}
             job = server.json(f"projects/{project}/jobs", "POST", body)["id"]
-            print("while tracking         {:7.3f} {:.3f} {:.3f} s".format(*scrub(server, project, count)))
+            print("while tracking         {:7.3f} {:.3f} {:.3f} s".format(*scrub(server, project, count, 1)))
             print(f"memory while tracking  {server.memory():7.0f} MB, at most {server.memory('VmHWM'):.0f}")
             server.ask(f"projects/{project}/jobs/{job}/cancel", "POST")
             print(f"outgoing connections   {len(server.outgoing):7d}")
