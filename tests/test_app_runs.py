@@ -166,11 +166,13 @@ def test_imports_that_do_not_fit_change_nothing(clip, served, tmp_path):
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.json", b"{" * 10_000)
-    late = "".join(f"{t},x,point,,p,,,,,5,5,1,,,96,72,99\n" for t in (1, 50))
+    late = "".join(
+        f"{t},n{t},object,7,cat,5,5,20,20,,,1,,,96,72,99\n{t},n{t},point,,p,,,,,5,5,1,,,96,72,99\n" for t in (1, 50)
+    )
     head = "frame,name,kind,id,label,left,top,right,bottom,x,y,visible,confidence,rle,width,height,frames\n"
     for name, content in (
         ("a.zip", bomb.getvalue()), ("a.zip", b"no archive"), ("a.json", b"[]"), ("a.xml", b"<x/>"), ("a.csv", b"a,b\n1,2\n"),
-        ("a.csv", (head + late.replace("x,point", "n,point")).encode()), ("a.csv", b"x,y\n500,1\n"), ("a.exe", b"MZ"),
+        ("a.csv", (head + late).encode()), ("a.csv", b"x,y\n500,1\n"), ("a.exe", b"MZ"),
         ("a.png", (clip / "video.mp4").read_bytes()[:5000]),
     ):  # fmt: skip
         answer = served.client.put(served.url("/import/0"), params={"name": name}, content=content)
@@ -178,6 +180,8 @@ def test_imports_that_do_not_fit_change_nothing(clip, served, tmp_path):
         assert "\n" not in answer.json()["error"]
         assert "import-" not in answer.json()["error"]
         assert everything(served)[0] == before[0]
+        about = served.client.get(served.url()).json()
+        assert (about["keys"], [o["id"] for o in about["objects"]], about["points"]) == ([0], [1, 2], [])
     assert not list(served.projects[0].folder.glob("import-*"))
 
 

@@ -204,21 +204,24 @@ class Project:
         if not self.busy.acquire(timeout=30):
             raise InputError("this video is being tracked; cancel that, then undo")
         try:
-            with self.lock:
-                if number not in self.pasts:
-                    raise InputError("what was before this run is forgotten; it cannot be undone any more")
-                past = self.pasts[number]
-                for index in past.frames:
-                    row, key = past.swap(index, self._frame(index), self._mask_file(index))
-                    for known, value in ((self.rows, row), (self.keys, key)):
-                        known.pop(index, None)
-                        if value is not None:
-                            known[index] = value  # type: ignore[assignment]
-                for index in past.points:
-                    self.followed[index] = past.swap_points(index, self.followed.get(index, {}))
-                self.save()
+            if number not in self.pasts:
+                raise InputError("what was before this run is forgotten; it cannot be undone any more")
+            self.exchange(self.pasts[number])
         finally:
             self.busy.release()
+
+    def exchange(self, past: Past) -> None:
+        """Put all frames back that ``past`` keeps, and keep them there as they are now. The caller holds ``busy``."""
+        with self.lock:
+            for index in past.frames:
+                row, key = past.swap(index, self._frame(index), self._mask_file(index))
+                for known, value in ((self.rows, row), (self.keys, key)):
+                    known.pop(index, None)
+                    if value is not None:
+                        known[index] = value  # type: ignore[assignment]
+            for index in past.points:
+                self.followed[index] = past.swap_points(index, self.followed.get(index, {}))
+            self.save()
 
     def set_things(self, things: Iterable[Thing]) -> None:
         with self.lock:

@@ -275,14 +275,16 @@ def _import(project: Project, index: int, body: bytes, name: str) -> str:
     folder, run = project.folder / f"import-{secrets.token_hex(8)}", secrets.token_hex(16)
     if not project.busy.acquire(blocking=False):
         raise InputError("this video is being tracked; wait for its end, or cancel it")
+    things, points = list(project.things.values()), project.points
     try:
         folder.mkdir()
         part = folder / f"file{suffix}"
         part.write_bytes(body)
         importing.take(project, importing.read(part, project, index), index, project.past(run))
     except InputError as error:
-        with suppress(InputError):
-            project.swap(run)
+        project.exchange(project.past(run))
+        project.set_things(things)
+        project.set_points(points)
         text = str(error)
         for place in (f"{part}: ", f"{part.with_suffix('')}/", f"{part.with_suffix('')}: "):
             text = text.replace(place, "")

@@ -17,6 +17,7 @@ from pixeltrail.types import Image, LabelMap, Points
 
 CHUNK_BYTES = 128 << 20
 SAVE_EVERY = 25
+"""Frames between two saves, or a hundredth of those that are tracked: saving must not take over in long videos."""
 
 
 def walk(project: Project, begin: int, end: int) -> Iterator[tuple[int, Image]]:
@@ -75,7 +76,7 @@ def track_masks(tracker: Tracker, begin: int, end: int, chosen: list[int]) -> Ca
                 )
             else:
                 job.tell()
-            if done % SAVE_EVERY == 0:
+            if done % max(SAVE_EVERY, len(project.rows) // 100) == 0:
                 project.save()
 
     return work
@@ -113,7 +114,7 @@ def track_points(tracker: Tracker, begin: int, end: int) -> Callable[[Job], None
             job.publish(
                 project.id, {"type": "points", "frame": t, "points": project.followed[t], **_progress(job)}, b""
             )
-            if done % SAVE_EVERY == 0:
+            if done % max(SAVE_EVERY, len(project.rows) // 100) == 0:
                 project.save()
 
     return work
