@@ -185,7 +185,7 @@ def test_a_deleted_object_comes_back_until_the_project_is_closed(clip, tmp_path)
 def test_exports_of_every_format_can_be_downloaded_and_converted(clip, tmp_path, served, capsys):
     served.put_mask(0, first_mask(clip))
     served.put_mask(1, first_mask(clip))
-    for format in served.client.get("/api/state").json()["formats"]:
+    for format in served.client.get("/api/formats").json()["writes"]:
         ended, _ = served.job(kind="export", format=format)
         if ended["state"] == "failed":  # it cannot hold masks, and says so
             assert "masks" in ended["note"], ended

@@ -70,7 +70,8 @@ def routes(server: Served) -> list[tuple[str, str, bytes]]:
     ours = server.url()
     mask = runs.encode(np.zeros((32, 48), np.uint8))
     return [
-        ("GET", "/", b""), ("GET", "/page.js", b""), ("GET", "/api/state", b""), ("GET", ours, b""),
+        ("GET", "/", b""), ("GET", "/page.js", b""), ("GET", "/api/state", b""), ("GET", "/api/formats", b""),
+        ("GET", ours, b""),
         ("GET", f"{ours}/frames/0.jpg", b""), ("GET", f"{ours}/thumbs/0.jpg", b""), ("GET", f"{ours}/masks/0", b""),
         ("GET", f"{ours}/heat/0?x=1&y=1&reference=0", b""), ("GET", f"{ours}/views/pca/0", b""),
         ("GET", f"{ours}/views/trip/0", b""),
@@ -230,7 +231,7 @@ def test_hostile_bodies_are_refused_in_one_line(served):
         ("POST", "/jobs", b'{"kind": "masks", "method": "/etc/passwd"}'), ("PUT", "/import/0?name=x.py", b"x"),
         ("PUT", "/import/0?name=../../x.png", b"x"), ("PUT", "/import/0?name=x.zip", b"PK"), ("PUT", "/import/0", b"x"),
         *(("PUT", "/import/0?name=x.zip", packed(name)) for name in ("../x.json", "/etc/x.json", "a/../../b.png", "C:x.png")),
-        ("PUT", "/import/9?name=x.csv", b"x,y,t\n1,1,9"), ("POST", "/runs/../swap", b""), ("GET", "/views/rm/0", b""),
+        ("PUT", "/import/99?name=x.csv", b"x,y\n1,a"), ("POST", "/runs/x/swap", b""), ("GET", "/views/rm/0", b""),
         ("GET", "/carried/0?reference=0&weights=/etc/passwd&quality=fast", b""),
         ("GET", "/heat/0?x=1&y=1&reference=99999999999999999999", b""),
     ):  # fmt: skip

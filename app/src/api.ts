@@ -54,10 +54,14 @@ export interface Project {
 
 export interface State {
   projects: { id: string; name: string }[];
-  formats: Record<string, string>;
-  imports: string[];
   colors: string[];
   uploadBytes: number;
+}
+
+/** Names and titles of what can be exported, and the suffixes of what can be imported. */
+export interface Formats {
+  writes: Record<string, string>;
+  reads: string[];
 }
 
 export type Message =
@@ -93,6 +97,7 @@ const json = (body: unknown): RequestInit => ({
 const bytes = async (answer: Response) => new Uint8Array(await answer.arrayBuffer());
 
 export const state = async (): Promise<State> => (await ask("state")).json();
+export const formats = async (): Promise<Formats> => (await ask("formats")).json();
 export const project = async (id: string): Promise<Project> => (await ask(`projects/${id}`)).json();
 export const thumb = (id: string, t: number) => `api/projects/${id}/thumbs/${t}.jpg`;
 export const exported = (id: string, name: string) => `api/projects/${id}/exports/${encodeURIComponent(name)}`;

@@ -16,7 +16,8 @@ const server = await api.state().catch((error: Error) => {
   throw error;
 });
 model.colors = server.colors;
-const panel = new Panel(model, server);
+const panel = new Panel(model);
+let reads: string[] = [];
 
 // Tools
 
@@ -251,7 +252,7 @@ addEventListener("drop", (e) => {
   e.preventDefault();
   const dropped = e.dataTransfer?.files[0];
   if (!dropped) return;
-  if (model.project && server.imports.some((suffix) => dropped.name.toLowerCase().endsWith(suffix))) model.import(dropped);
+  if (model.project && reads.some((suffix) => dropped.name.toLowerCase().endsWith(suffix))) model.import(dropped);
   else void upload(dropped);
 });
 addEventListener("beforeunload", (e) => {
@@ -262,3 +263,8 @@ const [, id, at] = /^#([0-9a-f]{32})\/(\d+)$/.exec(location.hash) ?? [];
 const known = server.projects.some((p) => p.id === id);
 model.changed("project");
 if (server.projects.length) await open(known ? id! : server.projects[0]!.id, known ? Number(at) : 0);
+const formats = await api.formats().catch(fail);
+if (formats) {
+  reads = formats.reads;
+  panel.offer(formats);
+}

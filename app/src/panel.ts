@@ -1,6 +1,6 @@
 // At the right: objects, points, tracking, seeing why, and files in and out.
 
-import type { Adaptation, Job, State, Thing } from "./api";
+import type { Adaptation, Formats, Job, Thing } from "./api";
 import { button, h, icon } from "./dom";
 import type { Model } from "./model";
 import type { Why } from "./why";
@@ -25,10 +25,7 @@ export class Panel {
   private readonly track: HTMLButtonElement[];
   readonly root: HTMLElement;
 
-  constructor(private readonly model: Model, { formats, imports }: State) {
-    this.file.accept = imports.join(",");
-    const names: Record<string, string> = { mp4: "Overlay video (MP4)", webm: "Overlay video (WebM)", gif: "Overlay (GIF)", davis: "DAVIS masks (PNG)", cutouts: "Cut-outs (PNG)" };
-    for (const [key, title] of Object.entries(formats)) this.format.append(h("option", { value: key }, names[key] ?? title));
+  constructor(private readonly model: Model) {
     this.track = [
       button("Track backward over the range (Shift+T)", null, () => this.begin(-1), { className: "wide" }),
       button("Track forward over the range (T)", null, () => this.begin(1), { className: "wide main" }),
@@ -65,6 +62,13 @@ export class Panel {
         h("div", { className: "row" }, this.what,
           button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" }))),
     );
+  }
+
+  /** Files of these kinds can be imported, and exported. */
+  offer({ writes, reads }: Formats): void {
+    this.file.accept = reads.join(",");
+    const names: Record<string, string> = { mp4: "Overlay video (MP4)", webm: "Overlay video (WebM)", gif: "Overlay (GIF)", davis: "DAVIS masks (PNG)", cutouts: "Cut-outs (PNG)" };
+    this.format.replaceChildren(...Object.entries(writes).map(([key, title]) => h("option", { value: key }, names[key] ?? title)));
   }
 
   update(): void {

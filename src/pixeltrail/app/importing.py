@@ -24,7 +24,6 @@ from pixeltrail.types import LabelMap, Points
 
 UNPACKED_BYTES = 1 << 30
 UNPACKED_FILES = 100_000
-SUFFIXES = (".png", ".json", ".csv", ".txt", ".xml", ".npz", ".zip")
 
 
 def read(path: Path, project: Project, index: int) -> LabelMap | Points | Annotations:

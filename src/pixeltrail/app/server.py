@@ -22,8 +22,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import Field
 from starlette.staticfiles import StaticFiles
 
-from pixeltrail import exchange
-from pixeltrail.app import exporting, importing, runs
+from pixeltrail.app import runs
 from pixeltrail.app.jobs import Job, Jobs
 from pixeltrail.app.project import COLORS, Point, Project, Thing
 from pixeltrail.app.security import Guard, TooLargeError
@@ -33,6 +32,7 @@ from pixeltrail.app.workspace import Workspace, told
 from pixeltrail.data.files import PART
 from pixeltrail.errors import DiskError, InputError, PixeltrailError
 
+IMPORTS = (".png", ".json", ".csv", ".txt", ".xml", ".npz", ".zip")
 STATIC = Path(__file__).parent / "static"
 BEHIND = 48
 """Masks that may wait for a slow page; beyond that it is only told which frames are new."""
@@ -117,12 +117,14 @@ def application(
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
-        formats = {name: writer.TITLE for name, writer in exchange.WRITERS.items()}
-        imports = [*importing.SUFFIXES]
-        return {
-            "projects": workspace.listing(), "formats": formats, "imports": imports, "colors": COLORS,
-            "uploadBytes": upload_bytes,
-        }  # fmt: skip
+        return {"projects": workspace.listing(), "colors": COLORS, "uploadBytes": upload_bytes}
+
+    @app.get("/api/formats")
+    def formats() -> dict[str, Any]:
+        """What can be written, and which files can be read. Asked for once there is something to look at."""
+        from pixeltrail import exchange
+
+        return {"writes": {name: w.TITLE for name, w in exchange.WRITERS.items()}, "reads": IMPORTS}
 
     @app.put("/api/upload")
     async def upload(request: Request, name: str) -> dict[str, str]:
@@ -269,8 +271,10 @@ def _paint(project: Project, index: int, body: bytes, key: bool) -> dict[str, An
 
 def _import(project: Project, index: int, body: bytes, name: str) -> str:
     """The number of the run that it counts as."""
-    known = f"masks or points as {', '.join(importing.SUFFIXES[:-1])} or {importing.SUFFIXES[-1]}"
-    if (suffix := _suffix(name, known)) not in importing.SUFFIXES:
+    from pixeltrail.app import importing
+
+    known = f"masks or points as {', '.join(IMPORTS[:-1])} or {IMPORTS[-1]}"
+    if (suffix := _suffix(name, known)) not in IMPORTS:
         raise InputError(f"expected {known}, got {suffix}")
     folder, run = project.folder / f"import-{secrets.token_hex(8)}", secrets.token_hex(16)
     if not project.busy.acquire(blocking=False):
@@ -280,11 +284,15 @@ def _import(project: Project, index: int, body: bytes, name: str) -> str:
         folder.mkdir()
         part = folder / f"file{suffix}"
         part.write_bytes(body)
-        importing.take(project, importing.read(part, project, index), index, project.past(run))
+        found = importing.read(part, project, index)
+        try:
+            importing.take(project, found, index, project.past(run))
+        except InputError:
+            project.exchange(project.past(run))
+            project.set_things(things)
+            project.set_points(points)
+            raise
     except InputError as error:
-        project.exchange(project.past(run))
-        project.set_things(things)
-        project.set_points(points)
         text = str(error)
         for place in (f"{part}: ", f"{part.with_suffix('')}/", f"{part.with_suffix('')}: "):
             text = text.replace(place, "")
@@ -306,6 +314,9 @@ def _suffix(name: str, expected: str) -> str:
 def _work(project: Project, body: JobBody, trackers: Trackers) -> Callable[[Job], None]:
     """What a job is to do. Raises InputError, before it begins, for what it cannot."""
     if body.kind == "export":
+        from pixeltrail import exchange
+        from pixeltrail.app import exporting
+
         if body.format not in exchange.WRITERS:
             raise InputError(f"no format {body.format[:20]!r}; there are {', '.join(exchange.WRITERS)}")
         return exporting.export(body.format, body.what)
