@@ -133,6 +133,19 @@ class Browser:
             self.mouse("Moved", *place, button="left", buttons=1)
         self.mouse("Released", *places[-1], button="left", clickCount=1)
 
+    def touch(self, *steps: list[tuple[float, float]]) -> None:
+        """Fingers put down at the places of the first step, moved to those of the others, and lifted."""
+        for kind, places in zip(("Start", *["Move"] * (len(steps) - 1), "End"), (*steps, []), strict=True):
+            points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+            self.send("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=points)
+
+    def pen(self, places: list[tuple[float, float]], pressure: float) -> None:
+        """As `drag`, with a pen pressed so hard (0–1)."""
+        for kind, (x, y) in zip(
+            ("Pressed", *["Moved"] * (len(places) - 1), "Released"), (*places, places[-1]), strict=True
+        ):
+            self.mouse(kind, x, y, button="left", buttons=1, clickCount=1, pointerType="pen", force=pressure)
+
     def key(self, key: str, modifiers: int = 0) -> None:
         """Press a key; modifiers: 1 alt, 2 ctrl, 8 shift."""
         for kind in ("keyDown", "keyUp"):

@@ -15,7 +15,8 @@ pytest.importorskip("fastapi", reason="the page needs pixeltrail[app]")
 pytest.importorskip("httpx", reason="the page's tests need httpx")
 
 from pixeltrail.app import runs
-from pixeltrail.app.workspace import Thing, Workspace
+from pixeltrail.app.project import Thing
+from pixeltrail.app.workspace import Workspace
 from pixeltrail.cli import main
 from pixeltrail.data.davis import read_ids
 from pixeltrail.data.seek import Seeker
@@ -184,7 +185,7 @@ def test_a_deleted_object_comes_back_until_the_project_is_closed(clip, tmp_path)
 def test_exports_of_every_format_can_be_downloaded_and_converted(clip, tmp_path, served, capsys):
     served.put_mask(0, first_mask(clip))
     served.put_mask(1, first_mask(clip))
-    for format in served.client.get("/api/state").json()["formats"]:
+    for format in served.client.get("/api/formats").json()["writes"]:
         ended, _ = served.job(kind="export", format=format)
         if ended["state"] == "failed":  # it cannot hold masks, and says so
             assert "masks" in ended["note"], ended
@@ -199,10 +200,7 @@ def test_exports_of_every_format_can_be_downloaded_and_converted(clip, tmp_path,
     capsys.readouterr()
 
 
-def test_a_mask_from_elsewhere_and_an_uploaded_video(clip, served):
-    mask = (clip / "masks" / "00000.png").read_bytes()
-    answer = served.client.put(served.url("/masks/0/import?suffix=png"), content=mask)
-    np.testing.assert_array_equal(runs.decode(answer.content, SIZE), first_mask(clip))
+def test_an_uploaded_video_has_the_same_frames(clip, served):
     answer = served.client.put("/api/upload?name=my film.mp4", content=(clip / "video.mp4").read_bytes())
     number = answer.json()["id"]
     assert served.client.get(f"/api/projects/{number}").json()["name"] == "my film.mp4"
@@ -221,10 +219,13 @@ def test_what_the_page_asks_of_the_encoder(clip, served):
     found = served.client.post(served.url("/fill/0"), json={"x": x, "y": y, "tolerance": 0.5})
     mask = runs.decode(found.content, SIZE) > 0
     assert mask[y, x]
-    for path in (f"/heat/3?x={x}&y={y}&reference=0", "/pca/0", "/flow/0"):
+    for path in (
+        f"/heat/3?x={x}&y={y}&reference=0",
+        *(f"/views/{kind}/0" for kind in ("pca", "flow", "arrows", "trip")),
+    ):
         answer = served.client.get(served.url(path))
         assert answer.headers["content-type"] == "image/png", answer.text
-    for path in ("/heat/3?x=-1&y=0&reference=0", "/heat/3?x=0&y=0&reference=99", "/pca/99", "/frames/99.jpg"):
+    for path in ("/heat/3?x=-1&y=0&reference=0", "/heat/3?x=0&y=0&reference=99", "/views/pca/99", "/frames/99.jpg"):
         answer = served.client.get(served.url(path))
         assert answer.status_code == 400
         assert "error" in answer.json()

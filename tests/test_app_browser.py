@@ -148,6 +148,42 @@ def test_from_a_video_to_masks(clip, tmp_path, shots):
         assert asked == []
 
 
+def test_fingers_paint_and_zoom_and_a_pen_presses(clip, tmp_path, shots):
+    with Served(tmp_path / "work", clip) as server, Browser() as browser:
+        browser.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
+        browser.goto(server.address)
+        browser.until("!!document.querySelector('.stage-canvas')?.ariaLabel")
+        page = Page(browser, shots)
+        page.shows(0)
+        browser.touch(*([page.at(x, 48)] for x in range(40, 61, 4)))
+        page.saved()
+        mask = server.mask(0)
+        assert (mask[48, 38:63] == 1).all()
+        assert mask[48, 90] == 0
+
+        middle = page.at(80, 48)
+        apart = [[(middle[0] - d, middle[1]), (middle[0] + d, middle[1])] for d in range(60, 121, 10)]
+        browser.touch(*apart)  # two fingers, twice as far apart: zoom about the middle, and nothing is painted
+        page.saved()
+        np.testing.assert_array_equal(server.mask(0), mask)
+        browser.touch([(middle[0] + 40 * page.scale, middle[1])], [(middle[0] + 41 * page.scale, middle[1])])
+        page.saved()
+        ys, xs = np.nonzero(server.mask(0) != mask)
+        assert xs.mean() == pytest.approx(80 + 20, abs=1.5)
+        assert ys.mean() == pytest.approx(48, abs=1.5)
+        page.shot("9-touch")
+
+        browser.key("0")  # the whole picture again
+        widths = []
+        for y, pressure in ((10, 0.1), (85, 1.0)):
+            before = server.mask(0)
+            browser.pen([page.at(x, y) for x in range(30, 61, 6)], pressure)
+            page.saved()
+            widths.append(int((server.mask(0) != before)[:, 45].sum()))
+        assert 0 < widths[0] < widths[1]
+        assert browser.errors == []
+
+
 def test_without_a_video_there_is_a_place_to_drop_one(clip, tmp_path, shots):
     with Served(tmp_path / "work") as server, Browser((1280, 800)) as browser:
         browser.goto(server.address)

@@ -1,10 +1,12 @@
 """Who may ask the page's server anything: requests of other sites, hostile paths, bodies without end, what is left behind."""
 
+import io
 import re
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,11 +70,15 @@ def routes(server: Served) -> list[tuple[str, str, bytes]]:
     ours = server.url()
     mask = runs.encode(np.zeros((32, 48), np.uint8))
     return [
-        ("GET", "/", b""), ("GET", "/page.js", b""), ("GET", "/api/state", b""), ("GET", ours, b""),
+        ("GET", "/", b""), ("GET", "/page.js", b""), ("GET", "/api/state", b""), ("GET", "/api/formats", b""),
+        ("GET", ours, b""),
         ("GET", f"{ours}/frames/0.jpg", b""), ("GET", f"{ours}/thumbs/0.jpg", b""), ("GET", f"{ours}/masks/0", b""),
-        ("GET", f"{ours}/heat/0?x=1&y=1&reference=0", b""), ("GET", f"{ours}/pca/0", b""), ("GET", f"{ours}/flow/0", b""),
+        ("GET", f"{ours}/heat/0?x=1&y=1&reference=0", b""), ("GET", f"{ours}/views/pca/0", b""),
+        ("GET", f"{ours}/views/trip/0", b""),
+        ("GET", f"{ours}/carried/0?reference=0&weights=standard&quality=fast", b""),
         ("GET", f"{ours}/exports/a.json", b""), ("PUT", f"{ours}/masks/0", mask),
-        ("PUT", f"{ours}/masks/0/import?suffix=png", b"x"), ("PUT", f"{ours}/objects", b"[]"),
+        ("PUT", f"{ours}/import/0?name=a.png", b"x"), ("POST", f"{ours}/runs/{'0' * 32}/swap", b""),
+        ("PUT", f"{ours}/objects", b"[]"),
         ("PUT", f"{ours}/points", b"[]"), ("POST", f"{ours}/fill/0", b'{"x": 1, "y": 1}'),
         ("POST", f"{ours}/jobs", b'{"kind": "masks"}'), ("POST", f"{ours}/jobs/{'0' * 32}/cancel", b""),
         ("PUT", "/api/upload?name=a.mp4", b"x"),
@@ -104,6 +110,14 @@ def hostile(server: Served) -> list[dict[str, str]]:
         for cookie in ("pixeltrail=", "pixeltrail=wrong", f"other={TOKEN}"):
             found.append({**ours, "authorization": "", "cookie": cookie})
     return found
+
+
+def packed(name: str) -> bytes:
+    """A ZIP archive whose only file has this name."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, b"{}")
+    return out.getvalue()
 
 
 def state(server: Served) -> object:
@@ -214,8 +228,12 @@ def test_hostile_bodies_are_refused_in_one_line(served):
         ("PUT", "/points", b'[{"id": 1, "name": "", "keys": {"0": ["nan", 0]}}]'),
         ("POST", "/jobs", b'{"kind": "masks", "begin": 0, "end": 999999}'), ("POST", "/jobs", b'{"kind": "rm -rf"}'),
         ("POST", "/jobs", b'{"kind": "export", "format": "../../x"}'),
-        ("POST", "/jobs", b'{"kind": "masks", "method": "/etc/passwd"}'), ("PUT", "/masks/0/import?suffix=py", b"x"),
-        ("PUT", "/masks/0/import?suffix=png", b"x"), ("GET", "/heat/0?x=1&y=1&reference=99999999999999999999", b""),
+        ("POST", "/jobs", b'{"kind": "masks", "method": "/etc/passwd"}'), ("PUT", "/import/0?name=x.py", b"x"),
+        ("PUT", "/import/0?name=../../x.png", b"x"), ("PUT", "/import/0?name=x.zip", b"PK"), ("PUT", "/import/0", b"x"),
+        *(("PUT", "/import/0?name=x.zip", packed(name)) for name in ("../x.json", "/etc/x.json", "a/../../b.png", "C:x.png")),
+        ("PUT", "/import/99?name=x.csv", b"x,y\n1,a"), ("POST", "/runs/x/swap", b""), ("GET", "/views/rm/0", b""),
+        ("GET", "/carried/0?reference=0&weights=/etc/passwd&quality=fast", b""),
+        ("GET", "/heat/0?x=1&y=1&reference=99999999999999999999", b""),
     ):  # fmt: skip
         answer = served.client.request(method, ours + path, content=body)
         assert answer.status_code in (400, 422), (path, body, answer.text)

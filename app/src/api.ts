@@ -26,6 +26,13 @@ export interface Job {
   result: string;
 }
 
+/** How well features of held-out frames were found again: in another view of the frame, and there and back in time. */
+export interface Adaptation {
+  kept: "original" | "statistics" | "adapted" | "halfway";
+  before: { view: number; cycle: number };
+  after: { view: number; cycle: number };
+}
+
 export type Sure = Record<number, number>;
 export type Placed = Record<number, [number, number, number]>;
 
@@ -39,7 +46,7 @@ export interface Project {
   objects: Thing[];
   keys: number[];
   points: Point[];
-  adapted: boolean;
+  adapted: Adaptation | null;
   tracked: Record<number, Sure>;
   followed: Record<number, Placed>;
   jobs: Job[];
@@ -47,12 +54,19 @@ export interface Project {
 
 export interface State {
   projects: { id: string; name: string }[];
-  formats: Record<string, string>;
+  colors: string[];
   uploadBytes: number;
+}
+
+/** Names and titles of what can be exported, and the suffixes of what can be imported. */
+export interface Formats {
+  writes: Record<string, string>;
+  reads: string[];
 }
 
 export type Message =
   | Job
+  | { type: "changed" }
   | { type: "mask"; frame: number; confidence: Sure; job: string; done: number; total: number }
   | { type: "points"; frame: number; points: Placed; job: string; done: number; total: number };
 
@@ -83,6 +97,7 @@ const json = (body: unknown): RequestInit => ({
 const bytes = async (answer: Response) => new Uint8Array(await answer.arrayBuffer());
 
 export const state = async (): Promise<State> => (await ask("state")).json();
+export const formats = async (): Promise<Formats> => (await ask("formats")).json();
 export const project = async (id: string): Promise<Project> => (await ask(`projects/${id}`)).json();
 export const thumb = (id: string, t: number) => `api/projects/${id}/thumbs/${t}.jpg`;
 export const exported = (id: string, name: string) => `api/projects/${id}/exports/${encodeURIComponent(name)}`;
@@ -98,9 +113,15 @@ export async function paint(id: string, t: number, runs: Uint8Array<ArrayBuffer>
   return (await answer.json()) as { key: boolean; confidence: Sure };
 }
 
-export async function importMask(id: string, t: number, file: File) {
-  const suffix = file.name.toLowerCase().endsWith(".json") ? "json" : "png";
-  return bytes(await ask(`projects/${id}/masks/${t}/import?suffix=${suffix}`, { method: "PUT", body: file }));
+export async function importFile(id: string, t: number, file: File) {
+  const address = `projects/${id}/import/${t}?name=${encodeURIComponent(file.name)}`;
+  return (await ask(address, { method: "PUT", body: file })).json() as Promise<{ run: string; frames: number; points: number }>;
+}
+
+export const swap = (id: string, run: string) => ask(`projects/${id}/runs/${run}/swap`, { method: "POST" });
+
+export async function carried(id: string, t: number, reference: number, weights: "standard" | "adapted") {
+  return bytes(await ask(`projects/${id}/carried/${t}?reference=${reference}&weights=${weights}&quality=balanced`));
 }
 
 export async function fill(id: string, t: number, x: number, y: number, tolerance: number) {

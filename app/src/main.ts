@@ -15,7 +15,9 @@ const server = await api.state().catch((error: Error) => {
   document.body.append(h("p", { className: "fatal", role: "alert" }, error.message));
   throw error;
 });
-const panel = new Panel(model, server.formats);
+model.colors = server.colors;
+const panel = new Panel(model);
+let reads: string[] = [];
 
 // Tools
 
@@ -36,8 +38,8 @@ const tolerance = h("input", { type: "range", min: "0.05", max: "1.2", step: "0.
 const sizeBox = h("label", { className: "slider" }, "Size ", size, sizeShown);
 const toleranceBox = h("label", { className: "slider" }, "Tolerance ", tolerance);
 const hint = h("span", { className: "muted hint" });
-const undo = button("Undo (Ctrl+Z)", "undo", () => model.undo());
-const redo = button("Redo (Ctrl+Shift+Z)", "redo", () => model.redo());
+const undo = button("Undo (Ctrl+Z)", "undo", () => model.steps.undo());
+const redo = button("Redo (Ctrl+Shift+Z)", "redo", () => model.steps.redo());
 const saved = h("span", { className: "saved muted", role: "status" });
 const tools = h("nav", { className: "tools", "aria-label": "Tools" }, ...toolButtons);
 
@@ -158,9 +160,9 @@ const KEYS: [string, string, () => void][] = [
   ["+", "Zoom in", () => stage.zoom(1.25)],
   ["-", "Zoom out", () => stage.zoom(0.8)],
   ["0", "Whole picture", () => stage.fit()],
-  ["Ctrl+z", "Undo", () => model.undo()],
-  ["Ctrl+Shift+Z", "Redo", () => model.redo()],
-  ["Ctrl+y", "Redo", () => model.redo()],
+  ["Ctrl+z", "Undo", () => model.steps.undo()],
+  ["Ctrl+Shift+Z", "Redo", () => model.steps.redo()],
+  ["Ctrl+y", "Redo", () => model.steps.redo()],
   ["?", "This list", () => help.showModal()],
 ];
 function nextObject(): void {
@@ -211,7 +213,6 @@ document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (match
 model.exported = (name) => {
   const link = h("a", { href: api.exported(model.project!.id, name), download: name });
   link.click();
-  say(`Exported ${name}.`);
 };
 
 model.changed = (what) => {
@@ -230,17 +231,17 @@ model.changed = (what) => {
     saved.classList.toggle("bad", model.broken);
     return;
   }
-  undo.disabled = !model.past.length;
-  redo.disabled = !model.future.length;
-  undo.title = model.past.length ? `Undo: ${model.past.at(-1)!.label} (Ctrl+Z)` : "Nothing to undo";
-  redo.title = model.future.length ? `Redo: ${model.future.at(-1)!.label} (Ctrl+Shift+Z)` : "Nothing to redo";
+  const [last, next] = [model.steps.past.at(-1), model.steps.future.at(-1)];
+  undo.disabled = !last;
+  redo.disabled = !next;
+  undo.title = last ? `Undo: ${last.label} (Ctrl+Z)` : "Nothing to undo";
+  redo.title = next ? `Redo: ${next.label} (Ctrl+Shift+Z)` : "Nothing to redo";
   toolButtons.forEach((b, i) => b.setAttribute("aria-pressed", String(TOOLS[i]![0] === model.tool)));
   sizeBox.hidden = model.tool !== "brush" && model.tool !== "eraser";
   toleranceBox.hidden = model.tool !== "fill";
   size.value = String(model.radius);
   sizeShown.textContent = ` ${model.radius} px`;
   hint.textContent = HINTS[model.tool];
-  if (model.why !== "heat") stage.figure.hidden = true;
   stage.update(what);
   if (what !== "tool" || project) panel.update();
   timeline.update(what);
@@ -251,7 +252,7 @@ addEventListener("drop", (e) => {
   e.preventDefault();
   const dropped = e.dataTransfer?.files[0];
   if (!dropped) return;
-  if (model.project && /\.(png|json)$/i.test(dropped.name)) model.importMask(dropped).catch(fail);
+  if (model.project && reads.some((suffix) => dropped.name.toLowerCase().endsWith(suffix))) model.import(dropped);
   else void upload(dropped);
 });
 addEventListener("beforeunload", (e) => {
@@ -262,3 +263,8 @@ const [, id, at] = /^#([0-9a-f]{32})\/(\d+)$/.exec(location.hash) ?? [];
 const known = server.projects.some((p) => p.id === id);
 model.changed("project");
 if (server.projects.length) await open(known ? id! : server.projects[0]!.id, known ? Number(at) : 0);
+const formats = await api.formats().catch(fail);
+if (formats) {
+  reads = formats.reads;
+  panel.offer(formats);
+}

@@ -3,44 +3,16 @@
 import * as api from "./api";
 import type { Job, Message, Point, Project, Thing } from "./api";
 import { fail, say } from "./dom";
+import { type Step, Steps } from "./history";
+import { Kept } from "./kept";
 import { decode, encode } from "./runs";
+import { explained, type Why } from "./why";
 
 export type Tool = "pan" | "brush" | "eraser" | "polygon" | "box" | "point" | "fill";
-export type Why = "none" | "heat" | "pca" | "flow";
 type Runs = Uint8Array<ArrayBuffer>;
-interface Step {
-  label: string;
-  undo(): void;
-  redo(): void;
-}
 
-const COLORS = ["#ff5a5f", "#2dd4a7", "#5b9dff", "#ffb454", "#c678ff", "#3fd0e6", "#f78fb3", "#a8d84e", "#ff8a3d", "#8d9bff"];
 const MASK_BYTES = 192 << 20;
 const FRAME_BYTES = 320 << 20;
-
-/** The last things used, up to a number of bytes. */
-class Kept<T> {
-  private readonly map = new Map<number, T>();
-  constructor(private readonly most: number, private readonly drop: (value: T) => void = () => undefined) {}
-  get(key: number): T | undefined {
-    const value = this.map.get(key);
-    if (value !== undefined) {
-      this.map.delete(key);
-      this.map.set(key, value);
-    }
-    return value;
-  }
-  has = (key: number) => this.map.has(key);
-  set(key: number, value: T): void {
-    this.delete(key);
-    this.map.set(key, value);
-    while (this.map.size > this.most) this.delete(this.map.keys().next().value!);
-  }
-  delete(key: number): void {
-    const old = this.map.get(key);
-    if (old !== undefined && this.map.delete(key)) this.drop(old);
-  }
-}
 
 export class Model {
   project: Project | null = null;
@@ -48,6 +20,10 @@ export class Model {
   ids = new Uint8Array(0);
   picture: ImageBitmap | null = null;
   overlay: ImageBitmap | null = null;
+  /** The nearest key frame's mask carried here by the standard weights and by the adapted ones. */
+  compared: [Uint8Array, Uint8Array] | null = null;
+  /** What is being waited for. */
+  waiting = "";
   tool: Tool = "brush";
   why: Why = "none";
   radius = 12;
@@ -65,8 +41,8 @@ export class Model {
   saving = 0;
   broken = false;
   copied: Uint8Array | null = null;
-  past: Step[] = [];
-  future: Step[] = [];
+  colors: string[] = [];
+  readonly steps = new Steps(() => this.changed("history"));
   /** Called with what has changed: "project", "frame", "mask", "tool", "objects", "points", "jobs", "strip", "history". */
   changed: (what: string) => void = () => undefined;
   exported: (name: string) => void = () => undefined;
@@ -74,6 +50,7 @@ export class Model {
   private masks = new Kept<Uint8Array>(16);
   private frames = new Kept<ImageBitmap>(16, (b) => b.close());
   private loading = new Map<number, Promise<ImageBitmap>>();
+  private runs = new Map<string, { step: Step; frames: number }>();
   private wanted = 0;
   private queue: Promise<unknown> = Promise.resolve();
   private stop: () => void = () => undefined;
@@ -102,8 +79,8 @@ export class Model {
     this.frames = new Kept(Math.max(6, Math.floor(FRAME_BYTES / (4 * pixels))), (b) => b.close());
     this.loading.clear();
     this.project = project;
-    this.past = [];
-    this.future = [];
+    this.steps.clear();
+    this.runs.clear();
     this.jobs = new Map(project.jobs.map((j) => [j.id, j]));
     this.range = [0, project.count - 1];
     this.chosen = new Set(this.things.map((t) => t.id));
@@ -134,7 +111,7 @@ export class Model {
       this.frame = t;
       this.picture = picture;
       this.ids = ids.slice();
-      this.overlay = null;
+      this.overlay = this.compared = null;
       history.replaceState(null, "", `#${project.id}/${t}`);
       this.changed("frame");
       void this.explain();
@@ -153,19 +130,30 @@ export class Model {
     }
   }
 
+  /** The key frame that lies nearest, but not the one that is shown. */
+  reference(): number | undefined {
+    const others = this.project!.keys.filter((k) => k !== this.frame);
+    return others.sort((a, b) => Math.abs(a - this.frame) - Math.abs(b - this.frame))[0];
+  }
+
   async explain(): Promise<void> {
     const { project, frame, why } = this;
-    if (!project || (why !== "pca" && why !== "flow")) {
-      this.overlay = null;
-      return this.changed("mask");
-    }
+    this.overlay = this.compared = null;
+    this.wait(!project || why === "none" || why === "heat" ? "" : "One moment…");
+    if (!project) return;
+    const here = () => this.frame === frame && this.why === why && this.project === project;
     try {
-      const overlay = await api.picture(project.id, `${why}/${frame}`);
-      if (this.frame === frame && this.why === why) this.overlay = overlay;
-      this.changed("mask");
+      const shown = await explained(project, frame, why, this.reference());
+      if (here()) Object.assign(this, shown);
     } catch (error) {
       fail(error);
     }
+    if (here()) this.wait("");
+  }
+
+  wait(reason: string): void {
+    this.waiting = reason;
+    this.changed("mask");
   }
 
   private load(t: number): Promise<ImageBitmap> {
@@ -202,7 +190,7 @@ export class Model {
     const [t, was, now] = [this.frame, encode(before), encode(this.ids)];
     if (was.length === now.length && was.every((b, i) => b === now[i])) return;
     const wasKey = this.isKey;
-    this.did({ label, undo: () => this.put(t, was, wasKey), redo: () => this.put(t, now, true) });
+    this.steps.did({ label, undo: () => this.put(t, was, wasKey), redo: () => this.put(t, now, true) });
     this.put(t, now, true, false);
   }
 
@@ -224,14 +212,16 @@ export class Model {
 
   setThings(label: string, now: Thing[]): void {
     const was = this.project!.objects;
-    const set = (things: Thing[]) => () => {
-      this.project!.objects = things;
-      if (!this.current) this.selected = this.things[0]?.id ?? 0;
-      this.save(() => api.objects(this.project!.id, things));
-      this.changed("objects");
-    };
-    this.did({ label, undo: set(was), redo: set(now) });
-    set(now)();
+    this.steps.did({ label, undo: () => this.putThings(was), redo: () => this.putThings(now) });
+    this.putThings(now);
+  }
+
+  private putThings(things: Thing[]): void {
+    const project = this.project!;
+    project.objects = things;
+    if (!this.current) this.selected = this.things[0]?.id ?? 0;
+    this.save(() => api.objects(project.id, things));
+    this.changed("objects");
   }
 
   change(id: number, label: string, to: Partial<Thing>): void {
@@ -246,7 +236,7 @@ export class Model {
       say("254 objects are the most.", "error");
       return undefined;
     }
-    const color = COLORS[(id - 1) % COLORS.length]!;
+    const color = this.colors[(id - 1) % this.colors.length]!;
     const thing = { id, name: `Object ${id}`, color, hidden: false, locked: false, deleted: false };
     this.selected = id;
     this.chosen.add(id);
@@ -255,18 +245,19 @@ export class Model {
   }
 
   setPoints(label: string, now: Point[]): void {
+    const was = this.points;
+    this.steps.did({ label, undo: () => this.putPoints(was), redo: () => this.putPoints(now) });
+    this.putPoints(now);
+  }
+
+  private putPoints(points: Point[]): void {
     const project = this.project!;
-    const was = project.points;
-    const set = (points: Point[]) => () => {
-      project.points = points;
-      const ids = new Set(points.map((p) => p.id));
-      for (const row of Object.values(project.followed)) for (const id of Object.keys(row)) if (!ids.has(+id)) delete row[+id];
-      for (const p of points) for (const [t, [x, y]] of Object.entries(p.keys)) (project.followed[+t] ??= {})[p.id] = [x, y, 1];
-      this.save(() => api.points(project.id, points));
-      this.changed("points");
-    };
-    this.did({ label, undo: set(was), redo: set(now) });
-    set(now)();
+    project.points = points;
+    const ids = new Set(points.map((p) => p.id));
+    for (const row of Object.values(project.followed)) for (const id of Object.keys(row)) if (!ids.has(+id)) delete row[+id];
+    for (const p of points) for (const [t, [x, y]] of Object.entries(p.keys)) (project.followed[+t] ??= {})[p.id] = [x, y, 1];
+    this.save(() => api.points(project.id, points));
+    this.changed("points");
   }
 
   placePoint(id: number | null, x: number, y: number): void {
@@ -280,44 +271,45 @@ export class Model {
     }
   }
 
-  async importMask(file: File): Promise<void> {
+  /** Annotations made elsewhere: masks, boxes or points of this frame or of the whole video. */
+  import(file: File): void {
     const project = this.project!;
-    const runs = await api.importMask(project.id, this.frame, file);
-    const found = decode(runs, project.width * project.height);
-    const known = new Set(project.objects.map((t) => t.id));
-    const fresh = [...new Set(found)].filter((i) => i > 0 && i < 255 && !known.has(i)).sort((a, b) => a - b);
-    if (fresh.length) {
-      const make = (id: number): Thing => ({
-        id, name: `Object ${id}`, color: COLORS[(id - 1) % COLORS.length]!, hidden: false, locked: false, deleted: false,
+    const [objects, points] = [project.objects, project.points];
+    this.save(async () => {
+      const { run, frames, points: placed } = await api.importFile(project.id, this.frame, file);
+      await this.refresh(project.id);
+      const [objectsNow, pointsNow] = [project.objects, project.points];
+      this.steps.did({
+        label: "import",
+        undo: () => (this.swap(run), this.putThings(objects), this.putPoints(points)),
+        redo: () => (this.putThings(objectsNow), this.putPoints(pointsNow), this.swap(run)),
       });
-      this.setThings("import objects", [...project.objects, ...fresh.map(make)]);
-      fresh.forEach((i) => this.chosen.add(i));
-    }
-    const before = this.ids.slice();
-    this.ids = found.map((i) => (i === 255 ? 0 : i));
-    this.painted("import mask", before);
+      const many = (n: number, what: string) => (n ? [`${what} on ${n} frame${n > 1 ? "s" : ""}`] : []);
+      say(`Imported ${[...many(frames, "masks"), ...many(placed, "points")].join(" and ")}.`);
+    });
   }
 
-  private did(step: Step): void {
-    this.past.push(step);
-    this.future = [];
-    this.changed("history");
+  /** Takes back what a job or an import has done, or does it again; a job that still runs is ended. */
+  private swap(run: string): void {
+    const project = this.project!;
+    this.save(async () => {
+      if (this.jobs.has(run)) await api.act(project.id, run, "cancel").catch(() => undefined);
+      await api.swap(project.id, run);
+      await this.refresh(project.id);
+    });
   }
 
-  undo(): void {
-    const step = this.past.pop();
-    if (!step) return;
-    step.undo();
-    this.future.push(step);
-    this.changed("history");
-  }
-
-  redo(): void {
-    const step = this.future.pop();
-    if (!step) return;
-    step.redo();
-    this.past.push(step);
-    this.changed("history");
+  /** What the server knows of the project now. The frame that is shown stays. */
+  private async refresh(id: string): Promise<void> {
+    const now = await api.project(id);
+    if (this.project?.id !== id) return;
+    const known = new Set(this.project.objects.map((t) => t.id));
+    Object.assign(this.project, now);
+    for (const t of this.things) if (!known.has(t.id)) this.chosen.add(t.id);
+    if (!this.current) this.selected = this.things[0]?.id ?? 0;
+    this.masks.clear();
+    await this.show(this.frame, true);
+    this.changed("points");
   }
 
   /** Writes follow one another, so that a mask never comes before its object. */
@@ -338,6 +330,10 @@ export class Model {
       this.left = false;
       const job = await api.start(this.project!.id, body);
       if (!this.jobs.has(job.id)) this.jobs.set(job.id, job);
+      if (job.kind === "masks" || job.kind === "points") {
+        const step = this.steps.did({ label: "tracking", undo: () => this.swap(job.id), redo: () => this.swap(job.id) });
+        this.runs.set(job.id, { step, frames: 0 });
+      }
       this.changed("jobs");
     } catch (error) {
       fail(error);
@@ -350,22 +346,27 @@ export class Model {
 
   private heard(message: Message, data: Uint8Array): void {
     const project = this.project!;
+    if (message.type === "changed") return void this.queue.then(() => this.refresh(project.id)).catch(fail);
     if (message.type === "job") {
       const over = ["done", "failed", "cancelled"].includes(message.state);
       if (over) this.jobs.delete(message.id);
       else this.jobs.set(message.id, message);
+      const run = this.runs.get(message.id);
+      if (over && run && !run.frames) this.steps.forget(run.step);
       if (message.state === "failed") say(message.note, "error");
       if (message.kind === "adapt" && message.state === "done") {
-        project.adapted = true;
-        say(`Adapted. ${message.note}`);
+        say(`Adapted: ${message.note}`);
+        void this.refresh(project.id).catch(fail);
       }
       if (message.kind === "export" && message.state === "done") {
         this.exported(message.result);
-        if (message.note) say(message.note);
+        say(`Exported ${message.result}.${message.note ? ` ${message.note}.` : ""}`);
       }
       return this.changed("jobs");
     }
     const job = this.jobs.get(message.job);
+    const run = this.runs.get(message.job);
+    if (run) run.frames++;
     if (job) Object.assign(job, { done: message.done, total: message.total });
     if (message.type === "points") project.followed[message.frame] = message.points;
     else {

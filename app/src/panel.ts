@@ -1,8 +1,9 @@
 // At the right: objects, points, tracking, seeing why, and files in and out.
 
-import type { Job, Thing } from "./api";
-import { button, fail, h, icon } from "./dom";
-import type { Model, Why } from "./model";
+import type { Adaptation, Formats, Job, Thing } from "./api";
+import { button, h, icon } from "./dom";
+import type { Model } from "./model";
+import type { Why } from "./why";
 
 const section = (title: string, ...children: (Node | null)[]) => h("section", { className: "block" }, h("h2", {}, title), ...children);
 
@@ -17,15 +18,14 @@ export class Panel {
   private readonly minutes = h("input", { type: "number", min: "0.1", max: "240", step: "0.5", value: "1", className: "frame-field", "aria-label": "Minutes of adaptation" });
   private readonly format = h("select", { "aria-label": "Format" });
   private readonly what = h("select", { "aria-label": "What to export" }, h("option", { value: "masks" }, "Masks"), h("option", { value: "points" }, "Points"));
-  private readonly file = h("input", { type: "file", accept: ".png,.json", hidden: true, onchange: () => this.take() });
+  private readonly file = h("input", { type: "file", hidden: true, onchange: () => this.take() });
+  private readonly adapted = h("div", { className: "adapted" });
   private readonly why = new Map<Why, HTMLButtonElement>();
   private readonly follow = h("input", { type: "checkbox", checked: true, onchange: () => (this.model.follow = this.follow.checked) });
   private readonly track: HTMLButtonElement[];
   readonly root: HTMLElement;
 
-  constructor(private readonly model: Model, formats: Record<string, string>) {
-    const names: Record<string, string> = { mp4: "Overlay video (MP4)", webm: "Overlay video (WebM)", gif: "Overlay (GIF)", davis: "DAVIS masks (PNG)", cutouts: "Cut-outs (PNG)" };
-    for (const [key, title] of Object.entries(formats)) this.format.append(h("option", { value: key }, names[key] ?? title));
+  constructor(private readonly model: Model) {
     this.track = [
       button("Track backward over the range (Shift+T)", null, () => this.begin(-1), { className: "wide" }),
       button("Track forward over the range (T)", null, () => this.begin(1), { className: "wide main" }),
@@ -35,7 +35,8 @@ export class Panel {
     this.pointsBlock = section("Points", this.points);
     const whys: [Why, string, string][] = [
       ["none", "Off", "Only the picture"], ["heat", "Looks at", "Hover over a pixel: what it looks at on the nearest key frame (W)"],
-      ["pca", "Features", "Features as colours: what the method takes for the same has the same colour"], ["flow", "Motion", "Motion to the next frame: colour says where to, strength how far"],
+      ["pca", "Features", "Features as colours"], ["flow", "Motion", "Motion to the next frame as colours"],
+      ["arrows", "Arrows", "Motion to the next frame as arrows"], ["trip", "There & back", "Where motion to the next frame and back does not come home"],
     ];
     for (const [why, label, title] of whys) {
       this.why.set(why, h("button", { type: "button", title, onclick: () => this.setWhy(why) }, label));
@@ -52,13 +53,22 @@ export class Panel {
         h("details", {}, h("summary", {}, "Adapt to this video"),
           h("p", { className: "muted" }, "Trains on this video for some minutes, without labels. What gains nothing is not used."),
           h("div", { className: "row" }, h("label", { className: "inline grow" }, "Minutes ", this.minutes),
-            button("Adapt the weights to this video", "Adapt", () => void model.begin({ kind: "adapt", minutes: this.minutes.valueAsNumber || 1, quality: this.quality.value }))))),
-      section("See why", h("div", { className: "row segmented", role: "group", "aria-label": "See why" }, ...this.why.values())),
+            button("Adapt the weights to this video", "Adapt", () => void model.begin({ kind: "adapt", minutes: this.minutes.valueAsNumber || 1, quality: this.quality.value }))),
+          this.adapted)),
+      section("See why", h("div", { className: "segmented", role: "group", "aria-label": "See why" }, ...this.why.values())),
       section("Files",
-        h("div", { className: "row" }, button("Import a mask for this frame: PNG, COCO or LabelMe", "Import mask…", () => this.file.click(), { className: "wide" }), this.file),
-        h("div", { className: "pair" }, h("label", {}, "What", this.what), h("label", {}, "Format", this.format)),
-        button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" })),
+        h("div", { className: "row" }, button("Import masks, boxes or points: a PNG for this frame, or any file that pixeltrail convert reads", "Import…", () => this.file.click(), { className: "wide" }), this.file),
+        h("label", { className: "field" }, "Format", this.format),
+        h("div", { className: "row" }, this.what,
+          button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" }))),
     );
+  }
+
+  /** Files of these kinds can be imported, and exported. */
+  offer({ writes, reads }: Formats): void {
+    this.file.accept = reads.join(",");
+    const names: Record<string, string> = { mp4: "Overlay video (MP4)", webm: "Overlay video (WebM)", gif: "Overlay (GIF)", davis: "DAVIS masks (PNG)", cutouts: "Cut-outs (PNG)" };
+    this.format.replaceChildren(...Object.entries(writes).map(([key, title]) => h("option", { value: key }, names[key] ?? title)));
   }
 
   update(): void {
@@ -74,10 +84,11 @@ export class Panel {
       h("span", { className: "dot" }), h("span", { className: "grow" }, p.name),
       button(`Delete ${p.name}`, "bin", () => model.setPoints("delete point", model.points.filter((q) => q.id !== p.id)), { className: "plain" }))));
     this.points.querySelectorAll<HTMLElement>(".dot").forEach((dot, i) => (dot.style.background = `hsl(${(model.points[i]!.id * 137.5) % 360} 90% 65%)`));
-    const methods = [["standard", "Standard"], ...(model.project.adapted ? [["adapted", "Adapted"]] : [])] as const;
+    const methods = [["standard", "Standard"], ...((model.project.adapted?.kept ?? "original") !== "original" ? [["adapted", "Adapted"]] : [])] as const;
     if (this.method.options.length !== methods.length) {
       this.method.replaceChildren(...methods.map(([value, label]) => h("option", { value: value! }, label!)));
     }
+    this.adapted.replaceChildren(...(model.project.adapted ? this.gain(model.project.adapted) : []));
     for (const [why, made] of this.why) made.setAttribute("aria-pressed", String(model.why === why));
     for (const made of this.track) made.disabled = !!model.running;
     this.jobs.replaceChildren(...[...model.jobs.values()].map((j) => this.job(j)));
@@ -95,6 +106,20 @@ export class Panel {
       button(`${t.hidden ? "Show" : "Hide"} ${t.name}`, t.hidden ? "hidden" : "eye", () => model.change(t.id, "hide", { hidden: !t.hidden }), { className: "plain", "aria-pressed": String(t.hidden) }),
       button(`${t.locked ? "Unlock" : "Lock"} ${t.name}`, t.locked ? "lock" : "open", () => model.change(t.id, "lock", { locked: !t.locked }), { className: "plain", "aria-pressed": String(t.locked) }),
       button(`Delete ${t.name}`, "bin", () => model.change(t.id, "delete object", { deleted: true }), { className: "plain" }));
+  }
+
+  /** What adapting has changed, on frames that it was not trained on. */
+  private gain({ kept, before, after }: Adaptation): Node[] {
+    const share = (value: number) => `${(100 * value).toFixed(1)} %`;
+    const line = (what: string, key: "view" | "cycle") =>
+      h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, share(before[key])), h("td", {}, share(after[key])));
+    const shown = this.model.why === "compare";
+    return [
+      h("table", {}, h("tr", {}, h("th", {}, "Found again"), h("th", { scope: "col" }, "before"), h("th", { scope: "col" }, "after")),
+        line("in another view", "view"), line("there and back", "cycle")),
+      kept === "original" ? h("p", { className: "muted" }, "No gain: the weights stay as they are.")
+        : button("Compare the nearest key frame's mask, carried here before and after adapting", shown ? "Hide before / after" : "Show before / after", () => this.setWhy(shown ? "none" : "compare"), { className: "wide", "aria-pressed": String(shown) }),
+    ];
   }
 
   private select(id: number): void {
@@ -136,6 +161,6 @@ export class Panel {
   private take(): void {
     const file = this.file.files?.[0];
     this.file.value = "";
-    if (file) this.model.importMask(file).catch(fail);
+    if (file) this.model.import(file);
   }
 }

@@ -1,19 +1,23 @@
 // The picture: drawing, zoom and pan, and what each tool does with a pointer (mouse, pen or fingers).
 
 import * as api from "./api";
+import type { Project } from "./api";
 import { fail, h, say } from "./dom";
+import { Looks } from "./looks";
+import { box, frozen, polygon, stroke, tint, type XY } from "./masks";
 import type { Model } from "./model";
 import { decode } from "./runs";
-
-type XY = [number, number];
+import { LEGENDS } from "./why";
 
 export class Stage {
   readonly canvas = h("canvas", { className: "stage-canvas", tabIndex: 0, role: "img" });
-  readonly inset = h("canvas", { className: "inset", width: 320, height: 180, hidden: true, "aria-label": "What the pixel looks at" });
-  private readonly caption = h("figcaption");
-  readonly figure = h("figure", { className: "looks", hidden: true }, this.inset, this.caption);
-  readonly root = h("div", { className: "stage" }, this.canvas, this.figure);
+  readonly looks: Looks;
+  private readonly legend = h("p", { className: "why", hidden: true });
+  readonly root = h("div", { className: "stage" }, this.canvas, this.legend);
   private readonly layer = document.createElement("canvas");
+  /** Two more of them: masks before and after adapting, the border between them where the pointer was last. */
+  private readonly sides = [document.createElement("canvas"), document.createElement("canvas")] as const;
+  private border = 0.5;
   private scale = 1;
   private x = 0;
   private y = 0;
@@ -24,10 +28,10 @@ export class Stage {
   corners: XY[] = [];
   panning = false;
   private drawn = 0;
-  private asking = 0;
-  private asked: AbortController | null = null;
 
   constructor(private readonly model: Model) {
+    this.looks = new Looks(model);
+    this.root.append(this.looks.root);
     const c = this.canvas;
     c.addEventListener("pointerdown", (e) => this.down(e));
     c.addEventListener("pointermove", (e) => this.move(e));
@@ -51,16 +55,20 @@ export class Stage {
     const { project } = this.model;
     if (what === "project") {
       this.corners = [];
-      this.figure.hidden = true;
+      this.looks.hide();
       if (project) {
-        this.layer.width = project.width;
-        this.layer.height = project.height;
+        for (const layer of [this.layer, ...this.sides]) Object.assign(layer, { width: project.width, height: project.height });
         this.fit();
       }
     }
     if (!project) return this.draw();
     if (what === "frame") this.corners = [];
-    if (what !== "points") this.tint(0, 0, project.width, project.height);
+    if (this.model.why !== "heat") this.looks.hide();
+    this.legend.textContent = this.model.waiting || LEGENDS[this.model.why];
+    this.legend.hidden = !this.legend.textContent;
+    const all = [0, 0, project.width, project.height] as const;
+    if (what !== "points") tint(this.layer, this.model.ids, this.model.things, [...all]);
+    this.model.compared?.forEach((ids, k) => tint(this.sides[k]!, ids, this.model.things, [...all]));
     this.canvas.setAttribute("aria-label", this.model.picture ? `Frame ${this.model.frame} of ${project.name}` : "Loading");
     this.draw();
   }
@@ -141,7 +149,10 @@ export class Stage {
         drag.last = to;
       }
     } else if (drag) drag.last = this.pointer;
-    else if (model.why === "heat") this.look();
+    else if (model.why === "heat" && this.inside(this.pointer)) {
+      this.looks.at(this.pointer, e.offsetX > this.root.clientWidth - 400);
+    }
+    if (model.compared) this.border = Math.min(1, Math.max(0, (this.pointer[0] + 0.5) / model.project.width));
     this.draw();
   }
 
@@ -152,13 +163,7 @@ export class Stage {
     model.hands = this.corners.length > 0;
     if (!drag || !model.project) return;
     if (drag.kind === "paint") model.painted(model.tool === "eraser" ? "erase" : "paint", drag.before!);
-    if (drag.kind === "box") {
-      const [[ax, ay], [bx, by]] = [drag.from, drag.last].map((p) => p.map(Math.round) as XY) as [XY, XY];
-      const { width } = model.project;
-      const within = (v: number, a: number, b: number) => v >= Math.min(a, b) && v <= Math.max(a, b);
-      const inside = (i: number) => within(i % width, ax, bx) && within(Math.floor(i / width), ay, by);
-      if (ax !== bx && ay !== by) this.set("box", inside, model.selected);
-    }
+    if (drag.kind === "box") this.set("box", box(drag.from, drag.last, model.project.width), model.selected);
     if (drag.kind === "point" && this.inside(drag.last)) model.placePoint(drag.point ?? null, ...drag.last);
     this.draw();
   }
@@ -196,33 +201,11 @@ export class Stage {
     return model.tool === "eraser" || (thing !== undefined && !thing.locked);
   }
 
-  private frozen(): Uint8Array {
-    const locked = new Uint8Array(256);
-    for (const t of this.model.things) if (t.locked) locked[t.id] = 1;
-    return locked;
-  }
-
   private stroke(from: XY, to: XY, e: PointerEvent): void {
-    const { ids, project, selected, tool } = this.model;
-    const { width, height } = project!;
-    const r = Math.max(0.5, this.model.radius * (e.pointerType === "pen" ? 0.4 + 0.6 * e.pressure : 1));
-    const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
-    const long = dx * dx + dy * dy;
-    const x0 = Math.max(0, Math.ceil(Math.min(from[0], to[0]) - r));
-    const x1 = Math.min(width - 1, Math.floor(Math.max(from[0], to[0]) + r));
-    const y0 = Math.max(0, Math.ceil(Math.min(from[1], to[1]) - r));
-    const y1 = Math.min(height - 1, Math.floor(Math.max(from[1], to[1]) + r));
-    const frozen = this.frozen();
-    const value = tool === "eraser" ? 0 : selected;
-    for (let y = y0; y <= y1; y++) {
-      for (let x = x0; x <= x1; x++) {
-        const s = long ? Math.min(1, Math.max(0, ((x - from[0]) * dx + (y - from[1]) * dy) / long)) : 0;
-        const [u, v] = [x - from[0] - s * dx, y - from[1] - s * dy];
-        const i = y * width + x;
-        if (u * u + v * v <= r * r && !frozen[ids[i]!]) ids[i] = value;
-      }
-    }
-    this.tint(x0 - 2, y0 - 2, x1 - x0 + 5, y1 - y0 + 5);
+    const { ids, project, selected, tool, things, radius } = this.model;
+    const r = Math.max(0.5, radius * (e.pointerType === "pen" ? 0.4 + 0.6 * e.pressure : 1));
+    const touched = stroke(ids, project!.width, from, to, r, tool === "eraser" ? 0 : selected, frozen(things));
+    tint(this.layer, ids, things, touched);
   }
 
   private corner(at: XY): void {
@@ -235,28 +218,17 @@ export class Stage {
   }
 
   closePolygon(): void {
-    if (this.corners.length > 2) this.area("polygon", this.corners);
+    const { width, height } = this.model.project!;
+    if (this.corners.length > 2) this.set("polygon", polygon(this.corners, width, height), this.model.selected);
     this.corners = [];
     this.model.hands = false;
     this.draw();
   }
 
-  private area(label: string, corners: XY[]): void {
-    const { width, height } = this.model.project!;
-    const canvas = new OffscreenCanvas(width, height);
-    const paint = canvas.getContext("2d", { willReadFrequently: true })!;
-    paint.translate(0.5, 0.5);
-    paint.beginPath();
-    corners.forEach(([x, y]) => paint.lineTo(x, y));
-    paint.fill();
-    const alpha = paint.getImageData(0, 0, width, height).data;
-    this.set(label, (i) => alpha[4 * i + 3]! >= 128, this.model.selected);
-  }
-
   private set(label: string, inside: (i: number) => boolean, value: number): void {
     const { model } = this;
-    const [before, frozen] = [model.ids.slice(), this.frozen()];
-    for (let i = 0; i < before.length; i++) if (inside(i) && !frozen[before[i]!]) model.ids[i] = value;
+    const [before, locked] = [model.ids.slice(), frozen(model.things)];
+    for (let i = 0; i < before.length; i++) if (inside(i) && !locked[before[i]!]) model.ids[i] = value;
     this.update("mask");
     model.painted(label, before);
   }
@@ -264,19 +236,18 @@ export class Stage {
   private async fill([x, y]: XY, remove: boolean): Promise<void> {
     const { model } = this;
     if (!this.mayPaint()) return;
-    const [frame, project] = [model.frame, model.project!];
+    const { frame, project, selected } = model as { frame: number; project: Project; selected: number };
     try {
-      this.canvas.classList.add("busy");
+      model.wait("Finding what belongs together…");
       const runs = await api.fill(project.id, frame, Math.round(x), Math.round(y), model.tolerance);
       if (model.frame !== frame || model.project !== project) return;
       const found = decode(runs, project.width * project.height);
-      const selected = model.selected;
       if (remove) this.set("magic erase", (i) => found[i] === 1 && model.ids[i] === selected, 0);
       else this.set("magic fill", (i) => found[i] === 1, selected);
     } catch (error) {
       fail(error);
     } finally {
-      this.canvas.classList.remove("busy");
+      model.wait("");
     }
   }
 
@@ -286,78 +257,7 @@ export class Stage {
     return close ? Number(close[0]) : null;
   }
 
-  // Seeing why
-
-  /** The key frame that lies nearest, but not the one that is shown. */
-  private reference(): number {
-    const { project, frame } = this.model;
-    const others = project!.keys.filter((k) => k !== frame);
-    return others.sort((a, b) => Math.abs(a - frame) - Math.abs(b - frame))[0] ?? Math.max(0, frame - 1);
-  }
-
-  private look(): void {
-    clearTimeout(this.asking);
-    this.asking = window.setTimeout(async () => {
-      const { model } = this;
-      if (!this.pointer || !model.project || model.why !== "heat" || !this.inside(this.pointer)) return;
-      const [x, y] = this.pointer.map(Math.round) as XY;
-      const reference = this.reference();
-      this.asked?.abort();
-      this.asked = new AbortController();
-      try {
-        const id = model.project.id;
-        const [seen, heat] = await Promise.all([
-          api.picture(id, `frames/${reference}.jpg`, this.asked.signal),
-          api.picture(id, `heat/${model.frame}?x=${x}&y=${y}&reference=${reference}`, this.asked.signal),
-        ]);
-        this.inset.height = Math.round((320 * seen.height) / seen.width);
-        const paint = this.inset.getContext("2d")!;
-        paint.drawImage(seen, 0, 0, 320, this.inset.height);
-        paint.fillStyle = "rgb(0 0 0 / 45%)";
-        paint.fillRect(0, 0, 320, this.inset.height);
-        paint.drawImage(heat, 0, 0, 320, this.inset.height);
-        this.caption.textContent = `(${x}, ${y}) looks here on frame ${reference}`;
-        const right = this.x + x * this.scale > this.root.clientWidth - 400;
-        this.figure.classList.toggle("left", right); // not over what is looked at
-        this.figure.hidden = this.inset.hidden = false;
-      } catch (error) {
-        fail(error);
-      }
-    }, 120);
-  }
-
   // Drawing
-
-  /** Colours of the mask in a rectangle: a tint, and a line where an object ends. */
-  private tint(left: number, top: number, wide: number, high: number): void {
-    const { ids, project, things } = this.model;
-    const { width, height } = project!;
-    const [x0, y0] = [Math.max(0, left), Math.max(0, top)];
-    const [x1, y1] = [Math.min(width, left + wide), Math.min(height, top + high)];
-    if (x1 <= x0 || y1 <= y0) return;
-    const image = new ImageData(x1 - x0, y1 - y0);
-    const out = new Uint32Array(image.data.buffer);
-    const [soft, line] = [new Uint32Array(256), new Uint32Array(256)];
-    for (const t of things) {
-      if (t.hidden) continue;
-      const rgb = parseInt(t.color.slice(1), 16);
-      const bgr = ((rgb & 255) << 16) | (rgb & 0xff00) | (rgb >> 16);
-      soft[t.id] = (bgr | (110 << 24)) >>> 0;
-      line[t.id] = (bgr | (255 << 24)) >>> 0;
-    }
-    for (let y = y0, k = 0; y < y1; y++) {
-      for (let x = x0; x < x1; x++, k++) {
-        const i = y * width + x;
-        const id = ids[i]!;
-        if (!id) continue;
-        const edge =
-          (x > 0 && ids[i - 1] !== id) || (x + 1 < width && ids[i + 1] !== id) ||
-          (y > 0 && ids[i - width] !== id) || (y + 1 < height && ids[i + width] !== id);
-        out[k] = edge ? line[id]! : soft[id]!;
-      }
-    }
-    this.layer.getContext("2d")!.putImageData(image, x0, y0);
-  }
 
   draw(): void {
     if (!this.drawn) this.drawn = requestAnimationFrame(() => this.paint());
@@ -379,17 +279,39 @@ export class Stage {
     const { project, picture } = model;
     if (!project || !picture) return;
     paint.imageSmoothingEnabled = this.scale < 3;
-    const box = [this.x, this.y, project.width * this.scale, project.height * this.scale] as const;
-    paint.drawImage(picture, ...box);
+    const place = [this.x, this.y, project.width * this.scale, project.height * this.scale] as const;
+    paint.drawImage(picture, ...place);
     if (model.overlay) {
-      paint.globalAlpha = 0.85;
-      paint.drawImage(model.overlay, ...box);
+      paint.globalAlpha = model.why === "pca" || model.why === "flow" ? 0.85 : 1;
+      paint.drawImage(model.overlay, ...place);
       paint.globalAlpha = 1;
     }
     paint.imageSmoothingEnabled = false;
-    paint.drawImage(this.layer, ...box);
+    if (model.compared) this.comparison(paint, place);
+    else paint.drawImage(this.layer, ...place);
     paint.imageSmoothingEnabled = true;
     this.marks(paint);
+  }
+
+  private comparison(paint: CanvasRenderingContext2D, [left, top, wide, high]: readonly [number, number, number, number]): void {
+    const middle = left + this.border * wide;
+    paint.font = "600 13px system-ui, sans-serif";
+    for (const [k, label] of (["Before", "After"] as const).entries()) {
+      paint.save();
+      paint.beginPath();
+      paint.rect(k ? middle : left, top, k ? left + wide - middle : middle - left, high);
+      paint.clip();
+      paint.drawImage(this.sides[k]!, left, top, wide, high);
+      const width = paint.measureText(label).width + 16;
+      const x = k ? middle + 8 : middle - 8 - width;
+      paint.fillStyle = "rgb(0 0 0 / 65%)";
+      paint.fillRect(x, top + 10, width, 24);
+      paint.fillStyle = "#ffffff";
+      paint.fillText(label, x + 8, top + 27);
+      paint.restore();
+    }
+    paint.fillStyle = "#ffffff";
+    paint.fillRect(middle - 1, top, 2, high);
   }
 
   private marks(paint: CanvasRenderingContext2D): void {

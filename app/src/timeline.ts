@@ -124,12 +124,15 @@ export class Timeline {
     if (next !== undefined) void this.model.show(next);
   }
 
-  /** How sure the tracker was of a frame: of its least certain object that is there. */
+  /** How sure the tracker was of a frame: of its least certain object or point that is there. */
   private sure(t: number): number | null {
-    const found = this.model.project!.tracked[t];
-    if (!found) return null;
-    const shown = this.model.things.map((o) => found[o.id]).filter((c): c is number => c !== undefined && c > 0);
-    return shown.length ? Math.min(...shown) : null;
+    const { project, things, points } = this.model;
+    const [masks, places] = [project!.tracked[t], project!.followed[t]];
+    if (!masks && !places) return null;
+    let least = Infinity;
+    for (const { id } of masks ? things : []) if (masks![id]! > 0) least = Math.min(least, masks![id]!);
+    for (const { id } of places ? points : []) if (places![id]) least = Math.min(least, places![id]![2]);
+    return least < Infinity ? least : null;
   }
 
   doubt(): void {

@@ -6,21 +6,25 @@ from collections import deque
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pixeltrail.app.jobs import TURN
 from pixeltrail.errors import InputError
+from pixeltrail.flow.algebra import round_trip
 from pixeltrail.flow_methods import flow_method
 from pixeltrail.geometry import cells_to_pixels
 from pixeltrail.guided import GuidedFilter
 from pixeltrail.tracker import Tracker
-from pixeltrail.types import Image
+from pixeltrail.types import Image, LabelMap
 from pixeltrail.visual.features import enlarged, pca_colours
-from pixeltrail.visual.flow import flow_to_colour
+from pixeltrail.visual.flow import draw_arrows, flow_to_colour, typical_length, with_legend
 
 Mask = NDArray[np.bool_]
+SHOWN = 1280
+"""Views are no longer than so many pixels, whatever the video: the page stretches them over it."""
 
 
 @torch.inference_mode()
@@ -68,16 +72,55 @@ def heat(tracker: Tracker, image: Image, reference: Image, x: int, y: int) -> ND
 
 @torch.inference_mode()
 def pca(tracker: Tracker, image: Image) -> Image:
-    """The features of a frame as colours (H, W, 3)."""
+    """The features of a frame as colours (h, w, 3), no more than ``SHOWN`` pixels long."""
     with TURN:
         key, work = tracker.live().features(image)
-    scale = work[0] / image.shape[0]
-    return enlarged(pca_colours(key[0].cpu().numpy()), (image.shape[0], image.shape[1]), tracker.stride / scale)
+    shown, _ = _reduced(image)
+    return enlarged(pca_colours(key[0].cpu().numpy()), shown.shape[:2], tracker.stride * shown.shape[0] / work[0])
+
+
+@torch.inference_mode()
+def carried(tracker: Tracker, image: Image, reference: Image, labels: LabelMap) -> LabelMap:
+    """The labels of ``reference`` carried to ``image`` at one go: what these weights make of it."""
+    with TURN:
+        session = tracker.live()
+        session.step(reference, labels)
+        return LabelMap(session.step(image).ids)
 
 
 def flow(first: Image, second: Image) -> Image:
-    """The motion from one frame to the next as Middlebury colours (H, W, 3). Raises InputError without OpenCV."""
-    return flow_to_colour(flow_method("dis")(first, second))
+    """The motion from one frame to the next as Middlebury colours (h, w, 3), with a legend. Raises InputError without
+    OpenCV, as do `arrows` and `trip`; all three are no more than ``SHOWN`` pixels long."""
+    found, scale, _ = _motion(first, second)
+    return with_legend(flow_to_colour(found), scale * float(np.hypot(found[..., 0], found[..., 1]).max()))
+
+
+def arrows(first: Image, second: Image) -> Image:
+    """The same motion as arrows over the first frame (h, w, 3)."""
+    found, _, shown = _motion(first, second)
+    return draw_arrows(shown, found, max(1.0, typical_length(found)), step=max(12, min(shown.shape[:2]) // 20))
+
+
+def trip(first: Image, second: Image) -> NDArray[np.float32]:
+    """How far from its start each pixel (h, w) ends that follows the motion to the next frame and back, in pixels."""
+    (forth, scale, _), (back, _, _) = _motion(first, second), _motion(second, first)
+    found: NDArray[np.float32] = scale * np.nan_to_num(round_trip(forth, back), nan=np.inf)
+    return found
+
+
+def _motion(first: Image, second: Image) -> tuple[NDArray[np.float32], float, Image]:
+    """Flow between reduced frames in their pixels, how many of the video's pixels one of these is, and the first."""
+    (one, scale), (other, _) = _reduced(first), _reduced(second)
+    return flow_method("dis")(one, other), scale, one
+
+
+def _reduced(image: Image) -> tuple[Image, float]:
+    height, width = image.shape[:2]
+    scale = max(1.0, max(height, width) / SHOWN)
+    if scale == 1:
+        return image, 1.0
+    size = max(1, round(width / scale)), max(1, round(height / scale))
+    return np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BOX)), scale
 
 
 def _inside(image: Image, x: int, y: int) -> tuple[int, int]:

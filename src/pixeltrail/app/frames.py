@@ -23,15 +23,17 @@ class FrameCache:
     def __init__(self, source: FrameSource) -> None:
         self.source = source
         self._lock = threading.Lock()
-        self._show, self._thumbs = Seeker(source), Seeker(source)  # thumbnails do not disturb what is played
+        self._thumbs = Seeker(source)
+        self.count = self._thumbs.count()
+        """How many frames there are."""
+        self._show = self._thumbs.twin()  # thumbnails do not disturb what is played
         self._locks = {False: threading.Lock(), True: threading.Lock()}
         self._kept: OrderedDict[tuple[int, bool], bytes] = OrderedDict()
         self._bytes = 0
 
-    def count(self) -> int:
-        """How many frames there are."""
-        with self._locks[True]:
-            return self._thumbs.count()
+    def seeker(self) -> Seeker:
+        """Another reader of the same video, for one thread."""
+        return self._thumbs.twin()
 
     @property
     def of_folder(self) -> bool:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pixeltrail.app.workspace import Project, told
+from pixeltrail.app.project import Project
+from pixeltrail.app.workspace import told
 from pixeltrail.errors import InputError, PixeltrailError
 
 State = Literal["waiting", "running", "paused", "done", "cancelled", "failed"]

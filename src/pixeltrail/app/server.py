@@ -6,50 +6,39 @@ No route takes a path or an address from the page: videos, jobs and exports are 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import secrets
+import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-import PIL.Image
-from fastapi import FastAPI, Query, Request, Response, WebSocket, WebSocketDisconnect
-from fastapi import Path as FromPath
+from fastapi import BackgroundTasks, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.staticfiles import StaticFiles
 
-from pixeltrail import exchange
-from pixeltrail.app import features, runs, tracking
+from pixeltrail.app import runs
 from pixeltrail.app.jobs import Job, Jobs
+from pixeltrail.app.project import COLORS, Point, Project, Thing
 from pixeltrail.app.security import Guard, TooLargeError
-from pixeltrail.app.workspace import Point, Project, Thing, Workspace, told
+from pixeltrail.app.trackers import Quality, Trackers, Weights
+from pixeltrail.app.views import Body, Frame, Number, add_views, picture, runs_of
+from pixeltrail.app.workspace import Workspace, told
 from pixeltrail.data.files import PART
-from pixeltrail.data.labels import read_labels
 from pixeltrail.errors import DiskError, InputError, PixeltrailError
-from pixeltrail.types import Image
 
+IMPORTS = (".png", ".json", ".csv", ".txt", ".xml", ".npz", ".zip")
 STATIC = Path(__file__).parent / "static"
 BEHIND = 48
 """Masks that may wait for a slow page; beyond that it is only told which frames are new."""
 
-Number = Annotated[str, FromPath(pattern="^[0-9a-f]{32}$")]
-Frame = Annotated[int, FromPath(ge=0, lt=10**9)]
-FrameQuery = Annotated[int, Query(ge=0, lt=10**9)]
-Place = Annotated[int, Field(ge=-(10**6), le=10**6)]
 
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ThingBody(_Body):
+class ThingBody(Body):
     id: int = Field(ge=1, le=254)
     name: str = Field(max_length=200)
     color: str = Field(pattern="^#[0-9a-f]{6}$")
@@ -58,28 +47,22 @@ class ThingBody(_Body):
     deleted: bool = False
 
 
-class PointBody(_Body):
+class PointBody(Body):
     id: int = Field(ge=0, lt=10**6)
     name: str = Field(max_length=200)
     keys: dict[int, tuple[float, float]] = Field(max_length=100_000)
 
 
-class JobBody(_Body):
+class JobBody(Body):
     kind: Literal["masks", "points", "adapt", "export"]
     begin: int = Field(0, ge=0, lt=10**9)
     end: int = Field(0, ge=0, lt=10**9)
     objects: list[int] = Field(default=[], max_length=254)
-    method: Literal["standard", "adapted"] = "standard"
-    quality: tracking.Quality = "balanced"
+    method: Weights = "standard"
+    quality: Quality = "balanced"
     minutes: float = Field(1.0, ge=0, le=240)
     format: str = Field("", max_length=20)
     what: Literal["masks", "points"] = "masks"
-
-
-class FillBody(_Body):
-    x: Place
-    y: Place
-    tolerance: float = Field(0.5, ge=0, le=2)
 
 
 @dataclass
@@ -108,10 +91,11 @@ def application(
     token: str = "",
     method: str = "default",
     device: str = "cpu",
+    threads: int = 0,
     upload_bytes: int = 4 << 30,
 ) -> Guard:
     """The whole server as an ASGI application, behind its `Guard`."""
-    hub, jobs, trackers = Hub(), Jobs(), tracking.Trackers(method, device)
+    hub, jobs, trackers = Hub(), Jobs(), Trackers(method, device, threads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -133,15 +117,19 @@ def application(
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
-        formats = {name: writer.TITLE for name, writer in exchange.WRITERS.items()}
-        return {"projects": workspace.listing(), "formats": formats, "uploadBytes": upload_bytes}
+        return {"projects": workspace.listing(), "colors": COLORS, "uploadBytes": upload_bytes}
+
+    @app.get("/api/formats")
+    def formats() -> dict[str, Any]:
+        """What can be written, and which files can be read. Asked for once there is something to look at."""
+        from pixeltrail import exchange
+
+        return {"writes": {name: w.TITLE for name, w in exchange.WRITERS.items()}, "reads": IMPORTS}
 
     @app.put("/api/upload")
     async def upload(request: Request, name: str) -> dict[str, str]:
         plain = Path(name.replace("\\", "/")).name[:120]
-        suffix = Path(plain).suffix.lower()
-        if not suffix[1:].isalnum() or len(suffix) > 6:
-            raise InputError("upload: expected a video file, such as clip.mp4")
+        _suffix(plain, "a video file, such as clip.mp4")
         part = workspace.root / f"{secrets.token_hex(8)}{PART}"
         try:
             with open(part, "xb") as file:
@@ -157,27 +145,38 @@ def application(
         return {**project.describe(), "jobs": jobs.of(project)}
 
     @app.get("/api/projects/{number}/frames/{index}.jpg")
-    def frame(number: Number, index: Frame) -> Response:
-        return _picture(workspace.project(number).frames.jpeg(index), "image/jpeg")
+    def frame(number: Number, index: Frame, later: BackgroundTasks) -> Response:
+        later.add_task(trackers.warm)  # torch is not imported before there is something to look at
+        return picture(workspace.project(number).frames.jpeg(index), "image/jpeg")
 
     @app.get("/api/projects/{number}/thumbs/{index}.jpg")
     def thumb(number: Number, index: Frame) -> Response:
-        return _picture(workspace.project(number).frames.jpeg(index, thumb=True), "image/jpeg")
+        return picture(workspace.project(number).frames.jpeg(index, thumb=True), "image/jpeg")
 
     @app.get("/api/projects/{number}/masks/{index}")
     def mask(number: Number, index: Frame) -> Response:
-        return _runs(runs.encode(workspace.project(number).mask(index)))
+        return runs_of(workspace.project(number).mask(index))
 
     @app.put("/api/projects/{number}/masks/{index}")
     async def paint(number: Number, index: Frame, request: Request, key: bool = True) -> dict[str, Any]:
         body = await request.body()
         return await run_in_threadpool(_paint, workspace.project(number), index, body, key)
 
-    @app.put("/api/projects/{number}/masks/{index}/import")
-    async def take(number: Number, index: Frame, request: Request, suffix: Literal["png", "json"]) -> Response:
-        """A mask drawn elsewhere, as read by ``pixeltrail track --labels``; new objects are added."""
-        body = await request.body()
-        return _runs(await run_in_threadpool(_import, workspace.project(number), index, body, suffix))
+    @app.put("/api/projects/{number}/import/{index}")
+    async def take(number: Number, index: Frame, name: str, request: Request) -> dict[str, Any]:
+        """Annotations made elsewhere; those of a single picture are taken for frame ``index``. Undone as a run is."""
+        project, body = workspace.project(number), await request.body()
+        run = await run_in_threadpool(_import, project, index, body, name)
+        hub.publish(project.id, {"type": "changed"}, b"")
+        past = project.past(run)
+        return {"run": run, "frames": len(past.frames), "points": len(past.points)}
+
+    @app.post("/api/projects/{number}/runs/{run}/swap")
+    def swap(number: Number, run: Number) -> None:
+        """Take back what a job or an import has done; a second time, do it again."""
+        project = workspace.project(number)
+        project.swap(run)
+        hub.publish(project.id, {"type": "changed"}, b"")
 
     @app.put("/api/projects/{number}/objects")
     def objects(number: Number, body: list[ThingBody]) -> None:
@@ -187,41 +186,15 @@ def application(
     def points(number: Number, body: list[PointBody]) -> None:
         workspace.project(number).set_points([Point(b.id, b.name, dict(b.keys)) for b in body])
 
-    @app.post("/api/projects/{number}/fill/{index}")
-    def fill(number: Number, index: Frame, body: FillBody) -> Response:
-        project = workspace.project(number)
-        tracker = trackers.get(project, "standard", "balanced")
-        found = features.fill(tracker, project.frames.image(index), body.x, body.y, body.tolerance)
-        return _runs(runs.encode(found.astype(np.uint8)))
-
-    @app.get("/api/projects/{number}/heat/{index}")
-    def heat(number: Number, index: Frame, x: Place, y: Place, reference: FrameQuery) -> Response:
-        project = workspace.project(number)
-        tracker = trackers.get(project, "standard", "fast")
-        image, seen = project.frames.image(index), project.frames.image(reference)
-        weights = features.heat(tracker, image, seen, x, y)
-        rgba = np.zeros((*weights.shape, 4), np.uint8)
-        rgba[..., 0], rgba[..., 1] = 255, np.rint(200 * weights)
-        rgba[..., 3] = np.rint(230 * np.sqrt(weights))
-        return _picture(_png(rgba), "image/png")
-
-    @app.get("/api/projects/{number}/pca/{index}")
-    def pca(number: Number, index: Frame) -> Response:
-        project = workspace.project(number)
-        tracker = trackers.get(project, "standard", "balanced")
-        return _picture(_png(features.pca(tracker, project.frames.image(index))), "image/png")
-
-    @app.get("/api/projects/{number}/flow/{index}")
-    def flow(number: Number, index: Frame) -> Response:
-        project = workspace.project(number)
-        first = project.frames.image(index)
-        second = project.frames.image(min(index + 1, project.count - 1))
-        return _picture(_png(features.flow(first, second)), "image/png")
+    add_views(app, workspace, trackers)
 
     @app.post("/api/projects/{number}/jobs")
     def begin(number: Number, body: JobBody) -> dict[str, Any]:
         project = workspace.project(number)
-        return jobs.start(Job(project, body.kind, hub.publish), _work(project, body, trackers)).describe()
+        job = Job(project, body.kind, hub.publish)
+        work = _work(project, body, trackers)
+        project.past(job.id)  # also a job that is cancelled before it begins can be taken back
+        return jobs.start(job, work).describe()
 
     @app.post("/api/projects/{number}/jobs/{job}/{action}")
     def act(number: Number, job: Number, action: Literal["pause", "resume", "cancel"]) -> None:
@@ -296,29 +269,64 @@ def _paint(project: Project, index: int, body: bytes, key: bool) -> dict[str, An
     return {"key": index in project.keys, "confidence": {o["id"]: o["confidence"] for o in row["objects"]}}
 
 
-def _import(project: Project, index: int, body: bytes, suffix: str) -> bytes:
-    part = project.folder / f"import-{secrets.token_hex(8)}.{suffix}"
+def _import(project: Project, index: int, body: bytes, name: str) -> str:
+    """The number of the run that it counts as."""
+    from pixeltrail.app import importing
+
+    known = f"masks or points as {', '.join(IMPORTS[:-1])} or {IMPORTS[-1]}"
+    if (suffix := _suffix(name, known)) not in IMPORTS:
+        raise InputError(f"expected {known}, got {suffix}")
+    folder, run = project.folder / f"import-{secrets.token_hex(8)}", secrets.token_hex(16)
+    if not project.busy.acquire(blocking=False):
+        raise InputError("this video is being tracked; wait for its end, or cancel it")
+    things, points = list(project.things.values()), project.points
     try:
+        folder.mkdir()
+        part = folder / f"file{suffix}"
         part.write_bytes(body)
-        labels = read_labels(part, project.size)
+        found = importing.read(part, project, index)
+        try:
+            importing.take(project, found, index, project.past(run))
+        except InputError:
+            project.exchange(project.past(run))
+            project.set_things(things)
+            project.set_points(points)
+            raise
     except InputError as error:
-        raise InputError(str(error).replace(str(part), "the file")) from None
+        text = str(error)
+        for place in (f"{part}: ", f"{part.with_suffix('')}/", f"{part.with_suffix('')}: "):
+            text = text.replace(place, "")
+        raise InputError(text) from None
     finally:
-        part.unlink(missing_ok=True)
-    return runs.encode(labels.ids)
+        project.busy.release()
+        shutil.rmtree(folder, ignore_errors=True)
+    return run
 
 
-def _work(project: Project, body: JobBody, trackers: tracking.Trackers) -> Callable[[Job], None]:
+def _suffix(name: str, expected: str) -> str:
+    """Of a file of the user's, such as ".mp4"; nothing else of its name is used. Raises InputError."""
+    suffix = Path(name[-20:]).suffix.lower()
+    if not suffix[1:].isalnum() or len(suffix) > 6:
+        raise InputError(f"expected {expected}")
+    return suffix
+
+
+def _work(project: Project, body: JobBody, trackers: Trackers) -> Callable[[Job], None]:
     """What a job is to do. Raises InputError, before it begins, for what it cannot."""
     if body.kind == "export":
+        from pixeltrail import exchange
+        from pixeltrail.app import exporting
+
         if body.format not in exchange.WRITERS:
             raise InputError(f"no format {body.format[:20]!r}; there are {', '.join(exchange.WRITERS)}")
-        return tracking.export(body.format, body.what)
-    if body.kind == "adapt":
-        return tracking.adapt(trackers.method, body.quality, body.minutes, trackers.device)
+        return exporting.export(body.format, body.what)
     project.frame_name(body.begin), project.frame_name(body.end)
 
     def work(job: Job) -> None:
+        from pixeltrail.app import tracking  # which brings torch
+
+        if body.kind == "adapt":
+            return tracking.adapt(trackers.method, body.quality, body.minutes, trackers.device)(job)
         tracker = trackers.get(project, body.method, body.quality)
         if body.kind == "points":
             return tracking.track_points(tracker, body.begin, body.end)(job)
@@ -327,20 +335,6 @@ def _work(project: Project, body: JobBody, trackers: tracking.Trackers) -> Calla
         return tracking.track_masks(tracker, body.begin, body.end, chosen)(job)
 
     return work
-
-
-def _picture(data: bytes, kind: str) -> Response:
-    return Response(data, media_type=kind, headers={"cache-control": "private, max-age=3600"})
-
-
-def _runs(data: bytes) -> Response:
-    return Response(data, media_type="application/octet-stream")
-
-
-def _png(image: Image) -> bytes:
-    out = io.BytesIO()
-    PIL.Image.fromarray(image).save(out, "PNG", compress_level=1)
-    return out.getvalue()
 
 
 def serve(guard: Guard, on_start: Callable[[Callable[[], None]], None]) -> None:

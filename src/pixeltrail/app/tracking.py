@@ -1,75 +1,28 @@
-"""What jobs do: follow objects and points through a range of frames, adapt the weights to the video, export."""
+"""What jobs do that need torch: follow objects and points through a range of frames, adapt the weights to the video."""
 
 from __future__ import annotations
 
-import shutil
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from pixeltrail import exchange
 from pixeltrail.app import runs
 from pixeltrail.app.jobs import Job
-from pixeltrail.app.workspace import Project
-from pixeltrail.data.annotations import Annotations, Lazy
-from pixeltrail.data.files import atomic
-from pixeltrail.data.seek import Seeker
+from pixeltrail.app.project import Project
 from pixeltrail.errors import InputError
-from pixeltrail.predictors import load_tracker, with_protocol
-from pixeltrail.protocols import at_quality
 from pixeltrail.sessions import PointSession
 from pixeltrail.tracker import Tracker
 from pixeltrail.training.adapt import adapt_file
 from pixeltrail.types import Image, LabelMap, Points
 
-ADAPTED = "adapted"
 CHUNK_BYTES = 128 << 20
 SAVE_EVERY = 25
-Quality = Literal["fast", "balanced", "best"]
-
-
-class Trackers:
-    """Loaded trackers, the last ``KEEP`` of them; a quality is another protocol around the same weights."""
-
-    KEEP = 3
-
-    def __init__(self, method: str = "default", device: str = "cpu") -> None:
-        self.method, self.device = method, device
-        self._loaded: OrderedDict[tuple[str, float], Tracker] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, project: Project, method: str, quality: Quality) -> Tracker:
-        """The server's own method, or with ``method`` "adapted" the weights adapted to the project's video."""
-        file = project.folder / "adapted.safetensors"
-        if method == ADAPTED and not file.is_file():
-            raise InputError("nothing is adapted to this video yet; adapt first, or choose the standard method")
-        name = str(file) if method == ADAPTED else self.method
-        key = name, file.stat().st_mtime if method == ADAPTED else 0.0
-        with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = load_tracker(name, device=self.device)
-                while len(self._loaded) > self.KEEP:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(key)
-            tracker = self._loaded[key]
-        return with_protocol_of(tracker, quality)
-
-
-def with_protocol_of(tracker: Tracker, quality: Quality) -> Tracker:
-    """The same weights at a speed preset, as ``--quality`` has it."""
-    made = with_protocol(tracker)
-    made.protocol = at_quality(tracker.protocol, quality)
-    return made.eval()
+"""Frames between two saves, or a hundredth of those that are tracked: saving must not take over in long videos."""
 
 
 def walk(project: Project, begin: int, end: int) -> Iterator[tuple[int, Image]]:
     """The frames from ``begin`` to ``end``, both included, in this order; backward they are read in chunks."""
-    seeker = Seeker(project.source)
+    seeker = project.frames.seeker()
     if begin <= end:
         yield from ((t, seeker.frame(t)) for t in range(begin, end + 1))
         return
@@ -96,12 +49,12 @@ def track_masks(tracker: Tracker, begin: int, end: int, chosen: list[int]) -> Ca
         session = tracker.live()
         gone: set[int] = set()
         behind = sorted((t for t in project.keys if (begin - t) * step > 0), key=lambda t: t * step)
-        seeker = Seeker(project.source)
+        seeker = project.frames.seeker()
         for t in behind:
             if (known := LabelMap(project.mask(t))).objects:
                 with job.turn():
                     session.step(seeker.frame(t), known)
-        total = abs(end - begin) + 1
+        total, past = abs(end - begin) + 1, project.past(job.id)
         for done, (t, image) in enumerate(walk(project, begin, end), 1):
             is_key = t in project.keys
             labels = LabelMap(project.mask(t)) if is_key or t == begin else None
@@ -113,7 +66,9 @@ def track_masks(tracker: Tracker, begin: int, end: int, chosen: list[int]) -> Ca
             if labels is None:
                 wanted = [i for i in chosen if i in found.objects]
                 ids = np.where(np.isin(found.ids, list(gone)), np.uint8(0), found.ids) if gone else found.ids
-                mask = project.track(t, ids, wanted, {i: 0.0 if i in gone else c for i, c in found.objects.items()})
+                mask = project.track(
+                    t, ids, wanted, {i: 0.0 if i in gone else c for i, c in found.objects.items()}, past
+                )
                 row = project.rows[t]
                 sure = {o["id"]: o["confidence"] for o in row["objects"]}
                 job.publish(
@@ -121,7 +76,7 @@ def track_masks(tracker: Tracker, begin: int, end: int, chosen: list[int]) -> Ca
                 )
             else:
                 job.tell()
-            if done % SAVE_EVERY == 0:
+            if done % max(SAVE_EVERY, len(project.rows) // 100) == 0:
                 project.save()
 
     return work
@@ -138,7 +93,7 @@ def track_points(tracker: Tracker, begin: int, end: int) -> Callable[[Job], None
         if not place:
             raise InputError(f"frame {begin} has no point; set one there, then track from it")
         session: PointSession | None = None
-        total = abs(end - begin) + 1
+        total, past = abs(end - begin) + 1, project.past(job.id)
         for done, (t, image) in enumerate(walk(project, begin, end), 1):
             corrected = {i: p.keys[t] for i, p in points.items() if t in p.keys}
             job.done, job.total = done, total
@@ -150,7 +105,7 @@ def track_points(tracker: Tracker, begin: int, end: int) -> Callable[[Job], None
                         for i, (x, y), c in zip(place, found.xy, found.confidence, strict=True)
                     }
                     place = {i: (x, y) for i, (x, y, _) in now.items()}
-                    project.place_points(t, {**now, **{i: (*xy, 1.0) for i, xy in corrected.items()}})
+                    project.place_points(t, {**now, **{i: (*xy, 1.0) for i, xy in corrected.items()}}, past)
                 if session is None or corrected:
                     place |= corrected
                     session = PointSession(tracker, Points(np.array(list(place.values()), np.float32)))
@@ -159,13 +114,13 @@ def track_points(tracker: Tracker, begin: int, end: int) -> Callable[[Job], None
             job.publish(
                 project.id, {"type": "points", "frame": t, "points": project.followed[t], **_progress(job)}, b""
             )
-            if done % SAVE_EVERY == 0:
+            if done % max(SAVE_EVERY, len(project.rows) // 100) == 0:
                 project.save()
 
     return work
 
 
-def adapt(method: str, quality: Quality, minutes: float, device: str) -> Callable[[Job], None]:
+def adapt(method: str, quality: str, minutes: float, device: str) -> Callable[[Job], None]:
     """Train on this video without labels for some minutes; what gains nothing leaves the weights as they are."""
 
     def work(job: Job) -> None:
@@ -174,75 +129,19 @@ def adapt(method: str, quality: Quality, minutes: float, device: str) -> Callabl
             job.note = note or stage
             job.step(done, total or 0)
 
-        out = job.project.folder / "adapted.safetensors"
-        adapted = adapt_file(
-            method, [job.project.source.path], out, quality=quality, minutes=minutes, device=device, on_progress=show
-        )
-        job.note = (
-            "ready: choose the adapted method"
-            if adapted.kept != "original"
-            else "no gain: the weights stay as they are"
-        )
-
-    return work
-
-
-def export(format: str, what: Literal["masks", "points"]) -> Callable[[Job], None]:
-    """Write the project in another program's format: one file, or a folder as a ZIP archive."""
-
-    def work(job: Job) -> None:
         project = job.project
-        project.save()
-        annotations = _counted(_annotations(project, what), job)
-        exports = project.folder / "exports"
-        exports.mkdir(exist_ok=True)
-        name = f"{Path(project.name).stem}-{format}{exchange.WRITERS[format].SUFFIX}"
-        target = exports / f"new-{name}"
-        try:
-            notes = exchange.write(annotations, target, format)
-            if target.is_dir():
-                name += ".zip"
-                with atomic(exports / name) as part:
-                    made = shutil.make_archive(str(part), "zip", target)
-                    Path(made).rename(part)
-            else:
-                target.replace(exports / name)
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
-            target.unlink(missing_ok=True)
-        job.result, job.note = name, "; ".join(notes)
+        adapted = adapt_file(
+            method, [project.source.path], project.adapted, quality=quality, minutes=minutes, device=device,
+            on_progress=show,
+        )  # fmt: skip
+        project.adaptation = adapted.table()
+        job.note = (
+            "choose it under Method, or see before and after."
+            if adapted.kept != "original"
+            else "no gain, so the weights stay as they are."
+        )
 
     return work
-
-
-def _annotations(project: Project, what: Literal["masks", "points"]) -> Annotations:
-    if what == "points":
-        if not project.followed:
-            raise InputError("there are no points to export; set some first")
-        found = exchange.read(project.folder / "points.csv", "csv", project.source)
-        names = {str(p.id): p.name for p in project.points}
-        return replace(found, points=tuple(names.get(n, n) for n in found.points))
-    if not project.rows:
-        raise InputError("there are no masks to export; paint or track something first")
-    found = exchange.read(project.folder, "track", project.source)
-    gone = {t.id for t in project.things.values() if t.deleted}
-    labels = {t.id: t.name for t in project.things.values() if not t.deleted}
-    source = found.rows
-    rows = Lazy(lambda: (replace(r, shapes=tuple(s for s in r.shapes if s.id not in gone)) for r in source))
-    return replace(found, labels=labels, rows=rows)
-
-
-def _counted(annotations: Annotations, job: Job) -> Annotations:
-    """The same, with progress: a frame that is read is a step, and where the job can be cancelled."""
-    source = annotations.rows
-
-    def rows() -> Iterator[object]:
-        for row in source:
-            job.check()
-            job.step(row.frame + 1, job.project.count)
-            yield row
-
-    return replace(annotations, rows=Lazy(rows))  # type: ignore[arg-type]
 
 
 def _progress(job: Job) -> dict[str, object]:

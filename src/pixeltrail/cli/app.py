@@ -59,25 +59,28 @@ class App:
         require_safe(self.host, self.token)
         if not 0 <= self.port < 65536:
             raise InputError(f"--port {self.port}: expected a number from 0 to 65535")
-        device = prepared(self.device, self.threads)
+        if self.device != "cpu" or self.threads < 0:
+            prepared(self.device, self.threads)  # which imports torch: a page on the processor is there sooner
         videos = [] if self.video is None else find_videos(self.video)
         workspace = Workspace(self.workspace)
-        own = workspace.root.resolve()
-        for video in videos:
-            if own not in (video.resolve(), *video.resolve().parents):
-                workspace.add(video)
-        guard = application(
-            workspace, host=self.host, port=self.port, token=self.token, method=self.method, device=device
-        )
+        with workspace.reserved():
+            own = workspace.root.resolve()
+            for video in videos:
+                if own not in (video.resolve(), *video.resolve().parents):
+                    workspace.add(video)
+            guard = application(
+                workspace, host=self.host, port=self.port, token=self.token, method=self.method, device=self.device,
+                threads=self.threads,
+            )  # fmt: skip
 
-        def started(_: Callable[[], None]) -> None:
-            address = next(iter(addresses(self.host, guard.port, self.token)))
-            print(f"open {address}  (Ctrl-C ends it; everything is saved in {self.workspace})", flush=True)
-            if self.browser:
-                import webbrowser
+            def started(_: Callable[[], None]) -> None:
+                address = next(iter(addresses(self.host, guard.port, self.token)))
+                print(f"open {address}  (Ctrl-C ends it; everything is saved in {self.workspace})", flush=True)
+                if self.browser:
+                    import webbrowser
 
-                webbrowser.open(address)
+                    webbrowser.open(address)
 
-        with suppress(KeyboardInterrupt):  # the way to end it
-            serve(guard, started)
+            with suppress(KeyboardInterrupt):  # the way to end it
+                serve(guard, started)
         return 0

@@ -12,9 +12,9 @@ from tyro.conf import Positional, UseAppendAction, arg
 from pixeltrail.cli.shared import (
     Device,
     Encoder,
-    Folder,
     Method,
     OptionalFile,
+    OptionalFolder,
     Published,
     Quality,
     Show,
@@ -40,8 +40,11 @@ class Track:
 
     video: Positional[Path]
     """A video file, a folder of frames, a glob ("frames/*.jpg") or a GIF."""
-    out: Folder
+    out: OptionalFolder = None
     """Folder for the results."""
+    workspace: OptionalFolder = None
+    """Instead of --out, the workspace of pixeltrail app: tracks the masks and points that were set on the page, and those
+    given here, and writes the results where the page shows them."""
     labels: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILE[@N]", help_behavior_hint="")] = ()
     """First labels: an indexed, grey or coloured PNG, a folder with one PNG per object, or JSON (COCO RLE, polygons).
     FILE@N labels frame N; may be given several times."""
@@ -83,39 +86,71 @@ class Track:
 
     @property
     def resumable(self) -> bool:
-        return (self.out / ".job" / "settings.json").is_file()
+        return self.out is not None and (self.out / ".job" / "settings.json").is_file()
 
     def run(self) -> int:
         from pixeltrail.data.video import open_frames
 
-        if sum(map(bool, (self.labels, self.points, self.box))) != 1:
+        if (self.out is None) == (self.workspace is None):
+            raise InputError("track: give --out FOLDER, or --workspace FOLDER of pixeltrail app")
+        given = sum(map(bool, (self.labels, self.points, self.box)))
+        if given > 1 or (not given and self.out):
             raise InputError("track: give one of --labels FILE, --points FILE or --box X1,Y1,X2,Y2")
         if self.encoder and self.adapt is not None:
             raise InputError("--adapt trains a method; --encoder is used as it is: give one of them")
         source = open_frames(self.video)
+        if self.out is None:
+            return self._in_workspace(self._given(source) if given else {})
+        return self._to_folder(source, self.out)
+
+    def _to_folder(self, source: FrameSource, out: Path) -> int:
         given = self._given(source)
 
         from pixeltrail.jobs import require_apart, track_video
 
         for format in self.format:
-            self._require_free(format)
-        require_apart(self.out, [Path(_at(text)[0]) for text in self.labels] + ([self.points] if self.points else []))
+            self._require_free(out, format)
+        require_apart(out, [Path(_at(text)[0]) for text in self.labels] + ([self.points] if self.points else []))
         device = prepared(self.device, self.threads)
         with progress_bar() as show:
-            method = self.method if self.adapt is None else self._adapted(self.adapt, device, show)
+            method = self.method if self.adapt is None else self._adapted(out, self.adapt, device, show)
             tracker, settings = self._tracker(method, device)
             summary = track_video(
-                tracker, source, self.out, given, settings=settings, direction=self.direction,
+                tracker, source, out, given, settings=settings, direction=self.direction,
                 resume=self.resume, with_overlay=self.overlay, with_confidence=self.confidence, on_frame=show,
             )  # fmt: skip
         if self.format:
             from pixeltrail.exchange import write_beside
 
-            for note in write_beside(self.out, self.format, source):
+            for note in write_beside(out, self.format, source):
                 print(note, file=sys.stderr)
-        print(f"{summary.frames} frames -> {self.out}")
+        print(f"{summary.frames} frames -> {out}")
         if summary.problem:
             raise summary.problem
+        return 0
+
+    def _in_workspace(self, given: dict[int, LabelMap] | Points) -> int:
+        for name in ("resume", "confidence", "format"):
+            if getattr(self, name):
+                raise InputError(f"--{name}: is for --out; pixeltrail convert reads what --workspace holds")
+        from pixeltrail.app.offline import adapt_project, give, track_project
+        from pixeltrail.app.workspace import Workspace
+        from pixeltrail.tracker import Tracker
+
+        assert self.workspace is not None
+        device = prepared(self.device, self.threads)
+        workspace = Workspace(self.workspace)
+        with workspace.reserved(), progress_bar() as show:
+            project = workspace.add(self.video)
+            give(project, given)
+            method = self.method
+            if self.adapt is not None:
+                method = adapt_project(project, self.method, self.quality, self.adapt, device, show)
+            tracker, _ = self._tracker(method, device)
+            if not isinstance(tracker, Tracker):
+                raise InputError(f"--method {method}: is a flow, which a workspace is not tracked with; use --out")
+            frames = track_project(project, tracker, self.direction, show)
+        print(f"{frames} frames -> {project.folder}")
         return 0
 
     def _tracker(self, method: str, device: str) -> tuple[Tracker | FlowTracker, dict[str, Any]]:
@@ -135,25 +170,25 @@ class Track:
         )
         return tracker, {"method": self.encoder or self.method, **describe(tracker, self.encoder or method)}
 
-    def _require_free(self, format: str) -> None:
+    def _require_free(self, out: Path, format: str) -> None:
         """Refuse, before the work begins, a format that is unknown or cannot hold the results, and to write over what
         another program made."""
         from pixeltrail.exchange import WRITERS, beside
 
-        path = beside(self.out, format)
-        ours = self.resumable or any((self.out / name).is_file() for name in ("tracks.json", "points.csv"))
+        path = beside(out, format)
+        ours = self.resumable or any((out / name).is_file() for name in ("tracks.json", "points.csv"))
         if path.exists() and not ours:
             raise InputError(f"{path}: was not made by pixeltrail track; choose another --out")
         kind = "points" if self.points else "masks"
         if WRITERS[format].LOSES.get(kind) == "left out":
             raise InputError(f"--format {format}: holds no {kind}; choose another format")
 
-    def _adapted(self, minutes: float, device: str, show: Show) -> str:
+    def _adapted(self, out: Path, minutes: float, device: str, show: Show) -> str:
         """The weights adapted to the video, OUT/adapted.safetensors; a resumed job goes on with those it has."""
         from pixeltrail.cli.adapt import summary
         from pixeltrail.training.adapt import adapt_file
 
-        file = self.out / "adapted.safetensors"
+        file = out / "adapted.safetensors"
         if not (self.resume and file.is_file()):
             adapted = adapt_file(
                 self.method, [self.video], file, protocol=self.protocol, quality=self.quality, minutes=minutes,

@@ -33,6 +33,12 @@ class Seeker:
         self._stamps: list[int] | None = None
         self._keys: list[int] = []
 
+    def twin(self) -> Seeker:
+        """Another one for the same video, such as for another thread; the index is not made again."""
+        other = Seeker(self.source)
+        other._stamps, other._keys = self._stamps, self._keys
+        return other
+
     def frame(self, index: int) -> Image:
         """(H, W, 3) uint8 RGB. Raises InputError beyond the end, and as `FrameSource.frames`."""
         if not self.is_video:
@@ -54,8 +60,7 @@ class Seeker:
 
     def _jump(self, index: int) -> None:
         self._next, self._ahead = 0, self._from_start()
-        stamps = self._index()
-        if index <= NEAR or index >= len(stamps):
+        if index <= NEAR or index >= len(stamps := self._index()):
             return
         place = bisect_right(self._keys, stamps[index]) - 1
         if place > 0:

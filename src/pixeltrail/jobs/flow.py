@@ -22,8 +22,8 @@ from pixeltrail.errors import InputError, PixeltrailError
 from pixeltrail.flow.classical import Flow
 from pixeltrail.flow_methods import FlowMethod
 from pixeltrail.jobs.flow_pair import WHEEL, Style, draw_flow, round_scale, unknown_as_nan
-from pixeltrail.jobs.folder import TRACKS_HEAD, JobFolder
-from pixeltrail.jobs.results import row, write_tracks
+from pixeltrail.jobs.folder import JobFolder
+from pixeltrail.jobs.results import TRACKS_HEAD, row, write_tracks
 from pixeltrail.jobs.track import FPS, OnFrame, Summary, ahead, until_problem
 from pixeltrail.visual.flow import typical_length
 

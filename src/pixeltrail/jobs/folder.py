@@ -17,10 +17,9 @@ from torch import Tensor
 
 from pixeltrail.data.files import PART, explain, require_writable_folder, write_text
 from pixeltrail.errors import InputError, PixeltrailError
+from pixeltrail.jobs.results import POINTS_HEAD, TRACKS_HEAD
 from pixeltrail.weights import read_card, read_tensors, save_tensors
 
-POINTS_HEAD = "frame,name,point,x,y,confidence\n"
-TRACKS_HEAD = '{\n "video": '
 RESULTS = ("tracks.json", "points.csv", "overlay.mp4")
 
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pixeltrail.data.davis import read_ids
 from pixeltrail.data.files import atomic
 from pixeltrail.data.video import Frame
-from pixeltrail.jobs.folder import POINTS_HEAD, TRACKS_HEAD
 from pixeltrail.types import Image
 from pixeltrail.visual.overlay import draw_points, overlay
 
 Row = Mapping[str, Any]
+POINTS_HEAD = "frame,name,point,x,y,confidence\n"
+TRACKS_HEAD = '{\n "video": '
+"""How the files begin; what does not was made by another program."""
 
 
 def write_confidence(path: Path, confidence: NDArray[np.float32]) -> None:
