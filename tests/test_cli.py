@@ -354,8 +354,13 @@ def test_bad_evaluations(fails: Run, tmp_path: Path) -> None:
     fails("evaluate davis less --method identity", "00002.png: the annotation is missing")
 
 
+def test_where_to_write_must_be_said(fails: Run) -> None:
+    for line in ("track video.mp4", "track video.mp4 --labels first.png", "track video.mp4 --out o --workspace w"):
+        fails(line, "track: give --out FOLDER, or --workspace FOLDER of pixeltrail app")
+
+
 @pytest.mark.parametrize("line", [
-    "", "trck", "track", "track video.mp4", "track video.mp4 --out", "track video.mp4 --out o --direction up",
+    "", "trck", "track", "track video.mp4 --out", "track video.mp4 --out o --direction up",
     "track video.mp4 --out o --threads many", "track video.mp4 --out o --nonsense", "evaluate", "evaluate kitti x",
     "render", "models more",
 ])  # fmt: skip

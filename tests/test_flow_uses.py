@@ -305,6 +305,15 @@ def test_a_thing_that_dithers_counts_once_and_one_that_turns_counts_twice():
         LineCounter((5.0, 5.0, 5.0, 5.0))
 
 
+def test_what_is_large_must_go_further_to_be_on_the_other_side():
+    heights = [10, 20, 30, 40, 54, 44, 57, 45, 80]  # its middle dithers by a few pixels about the line
+    for size, counts in ((0.0, {"down": 3, "up": 2}), (40.0, {"down": 1})):
+        counter = LineCounter((0.0, 50.0, 100.0, 50.0))
+        for t, y in enumerate(heights):
+            counter.step(t, {7: (20.0, float(y))}, {7: size})
+        assert counter.counts == counts
+
+
 def test_counting_forgets():
     counter = LineCounter((0.0, 50.0, 100.0, 50.0))
     for t in range(1000):

@@ -16,6 +16,8 @@ from pixeltrail.types import Image
 Line = tuple[float, float, float, float]
 YOUNGEST = 4
 """What was first seen fewer frames ago does not count: flow is noisy, and noise does not last."""
+SHARE = 0.25
+"""Of its own size, which a thing must be away from the line to be on a side: its outline is estimated, and with it its middle."""
 FORGOTTEN = 50
 """Frames after which a thing that is no longer seen is not waited for."""
 
@@ -46,8 +48,8 @@ class _Thing:
 class LineCounter:
     """Counts the things whose middle crosses the segment ``line``, (x1, y1, x2, y2) in pixels.
 
-    A thing is on a side once it is ``margin`` pixels away from the line, so one that stops on it does not count twice;
-    one that turns round and comes back counts again, the other way. ``counts`` says how many went where.
+    A thing is on a side once it is ``margin`` pixels and ``SHARE`` of its size away from the line, so one that stops on it
+    does not count twice; one that turns round and comes back counts again, the other way. ``counts``: how many went where.
     Raises InputError for a line without a length.
     """
 
@@ -60,8 +62,10 @@ class LineCounter:
         if not np.isfinite(self.line).all() or self.line[:2] == self.line[2:]:
             raise InputError(f"line {self.line}: has no length; give two different points X1,Y1,X2,Y2")
 
-    def step(self, index: int, centres: Mapping[int, tuple[float, float]]) -> list[Crossing]:
-        """The crossings of a frame, from the middle (x, y) of each thing seen in it."""
+    def step(
+        self, index: int, centres: Mapping[int, tuple[float, float]], sizes: Mapping[int, float] | None = None
+    ) -> list[Crossing]:
+        """The crossings of a frame, from the middle (x, y) of each thing seen in it, and its size in pixels (default: 0)."""
         start, along = complex(*self.line[:2]), complex(*self.line[2:]) - complex(*self.line[:2])
         crossings = []
         for number, place in centres.items():
@@ -69,7 +73,7 @@ class LineCounter:
             away = ((z - start) / along).imag * abs(along)  # pixels, positive on the right hand of who walks the line
             thing = self._things.setdefault(number, _Thing(index))
             thing.last = index
-            if abs(away) < self.margin:
+            if abs(away) < max(self.margin, SHARE * (sizes or {}).get(number, 0.0)):
                 continue
             if thing.away * away < 0 and index - thing.first >= YOUNGEST:
                 cut = thing.place + (z - thing.place) * thing.away / (thing.away - away)
@@ -97,7 +101,7 @@ def count_crossings(
     """
     counter = LineCounter(line)
     for moving in segment_motion(frames, flow, threshold=threshold, smallest=smallest):
-        yield moving, counter.step(moving.index, moving.centres())
+        yield moving, counter.step(moving.index, moving.centres(), moving.sizes())
 
 
 def _direction(across: complex) -> str:

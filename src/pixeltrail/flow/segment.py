@@ -48,6 +48,11 @@ class Moving:
         middle = (np.bincount(of, places) / np.maximum(area, 1) for places in (x, y))
         return {int(n): (float(cx), float(cy)) for n, cx, cy in zip(names, *middle, strict=True)}
 
+    def sizes(self) -> dict[int, float]:
+        """The side in pixels of a square as large as each thing."""
+        names, area = np.unique(self.numbers[self.numbers > 0], return_counts=True)
+        return {int(n): float(a) ** 0.5 for n, a in zip(names, area, strict=True)}
+
 
 def segment_motion(
     frames: Iterable[Image],
