@@ -1,12 +1,16 @@
 """Fixtures that every test file may use. Real data lies beside the checkout; strangers run the suite without it."""
 
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pixeltrail import cli
+
+# Started in the background, pytest inherits an ignored Ctrl-C and would hand it on to what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
