@@ -90,6 +90,10 @@ def test_count(run: Run) -> None:
     assert code == 2
     assert "was not made by pixeltrail count" in err
     assert Path("other/overlay.mp4").read_text() == "theirs"
+    code, _, err = run("count video.mp4 --line 9,9,9,9 --out none --threads 1")
+    assert code == 2
+    assert "has no length" in err
+    assert not Path("none").exists()
 
 
 @pytest.mark.parametrize("method", ["dis", "farneback", "flow:farneback"])

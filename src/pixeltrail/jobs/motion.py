@@ -21,7 +21,7 @@ from pixeltrail.data.labels import write_labels
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import InputError, PixeltrailError
 from pixeltrail.flow.chain import Flows, FlowTracker
-from pixeltrail.flow.count import Line, count_crossings
+from pixeltrail.flow.count import Line, LineCounter, count_crossings
 from pixeltrail.flow.interpolate import slow_motion
 from pixeltrail.flow.segment import segment_motion
 from pixeltrail.flow.stabilise import stabilise
@@ -147,6 +147,7 @@ def count_video(
         if file.resolve() in (table.resolve(), total.resolve(), film.resolve()):
             raise InputError(f"{file}: lies where the results will be written; choose another folder than {out}")
     _require_ours(table, total, film)
+    LineCounter(line)  # refuses a line without a length before anything is written
     height, width = source.size
     (left, right), (top, bottom) = sorted(line[::2]), sorted(line[1::2])
     if right < 0 or left >= width or bottom < 0 or top >= height:
