@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pixeltrail.appearance import Appearance
 from pixeltrail.boxes import propagate_in_boxes
 from pixeltrail.errors import InputError, ShapeError
 from pixeltrail.geometry import cells, cells_to_pixels, labels_to_cells, pixel_grid
@@ -118,6 +119,10 @@ class Session:
 class Live(Session):
     """Masks, frame by frame. Holds the remembered frames only, whatever the length of the video."""
 
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(tracker)
+        self.appearance = Appearance(tracker.protocol.appearance)
+
     @torch.inference_mode()
     def step(self, image: Image, labels: LabelMap | None = None) -> Tracked:
         """Next frame (H, W, 3) uint8 RGB, with its labels where the user has some.
@@ -152,9 +157,18 @@ class Live(Session):
             values = self._cells_of(ids, work, hard=True)
         now = self.index - self.born
         self.bank.write(now, key, values)
+        self.appearance.learn(key, values, labelled=labels is not None)
         if labels is not None and now > 0:  # the first labelled frame is kept or not as the policy says
             self.bank.pin(now)
         return Tracked(self.index, ids, confidence, _per_object(ids, confidence, self.ids))
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {f"appearance.{k}": v for k, v in self.appearance.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state(state)
+        own = {k.removeprefix("appearance."): v for k, v in state.items() if k.startswith("appearance.")}
+        self.appearance.load_state(own, self.tracker.device)
 
     def _tracked(self, key: Tensor) -> Tensor | None:
         now = self.index - self.born
@@ -165,6 +179,7 @@ class Live(Session):
             values = propagate_in_boxes(self.tracker.protocol.affinity, key, keys, values)
         else:
             values = self.tracker.propagate(key, times, keys, values, now)
+        values = self.appearance.weigh(key, values)
         if self.tracker.protocol.stretch:
             low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
             values = torch.where(high > low, (values - low) / (high - low).clamp_min(1e-12), values)

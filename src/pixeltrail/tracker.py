@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 import torch
@@ -32,10 +33,11 @@ class Protocol:
     short side in pixels at which frames are embedded, None for their own. ``guided``: snap the decision to the edges of
     the picture with a guided filter; what is carried on stays as it is. ``boxes``: each object's mask is looked for in a
     box that follows it (UVC), for an affinity without a radius. ``centred``: the mean embedding of the first frame is
-    taken off all embeddings, since what all cells have in common tells none from another.
+    taken off all embeddings, since what all cells have in common tells none from another. ``appearance``: how much it counts
+    what each object looks like, wherever it was (`appearance.Appearance`); 0: not at all.
 
     Raises:
-        InputError: boxes and a radius.
+        InputError: boxes and a radius, an appearance below 0 or not finite.
     """
 
     affinity: Affinity
@@ -47,10 +49,13 @@ class Protocol:
     guided: bool = False
     boxes: bool = False
     centred: bool = False
+    appearance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.boxes and self.affinity.radius is not None:
             raise InputError(f"boxes: expected an affinity without a radius, got radius {self.affinity.radius}")
+        if not 0 <= self.appearance < inf:
+            raise InputError(f"appearance: expected a number >= 0, got {self.appearance}")
 
 
 class Tracker(nn.Module):
