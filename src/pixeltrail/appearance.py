@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RIDGE = 0.01
+RIDGE = 0.001
 """Added to the diagonal of the second moments, whose trace is 2 for one frame."""
 FADING = 0.95
 """What is left of the weight of the frames since, one frame later; that of the labelled frames stays."""

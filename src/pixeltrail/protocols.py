@@ -103,6 +103,7 @@ def adjusted(
     radius: int | None = None,
     topk: int | None = None,
     temperature: float | None = None,
+    appearance: float | None = None,
 ) -> Protocol:
     """``protocol`` with some of what papers vary between benchmarks changed; radius 0: the whole frame, topk 0: all.
 
@@ -116,4 +117,5 @@ def adjusted(
     if temperature is not None:
         affinity = replace(affinity, temperature=temperature)
     policy = protocol.policy if recent is None else replace(protocol.policy, recent=recent)
-    return replace(protocol, affinity=affinity, policy=policy)
+    appearance = protocol.appearance if appearance is None else appearance
+    return replace(protocol, affinity=affinity, policy=policy, appearance=appearance)

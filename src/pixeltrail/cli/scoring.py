@@ -40,6 +40,8 @@ class Scoring:
     """How many candidates count; 0: all."""
     temperature: Annotated[float | None, arg(metavar="T", help_behavior_hint="(default: the protocol's)")] = None
     """Of the softmax over candidates."""
+    appearance: Annotated[float | None, arg(metavar="G", help_behavior_hint="(default: the protocol's)")] = None
+    """How much it counts what things look like, wherever they were; 0: not at all."""
     out: OptionalFile = None
     """Write the report as JSON."""
     report: OptionalFile = None
@@ -71,7 +73,7 @@ class Scoring:
         return contender(
             self.method, protocol=self.protocol, quality=self.quality, encoder=self.encoder,
             device=prepared(self.device, self.threads), own_size=own_size, recent=self.recent, radius=self.radius,
-            topk=self.topk, temperature=self.temperature,
+            topk=self.topk, temperature=self.temperature, appearance=self.appearance,
         )  # fmt: skip
 
     def finish(self, report: Any) -> int:

@@ -146,8 +146,8 @@ def build(
     they are of one size. Other settings go to ``AnchorSelfTraining``."""
     # Departures: the network ends at stage 3 (the paper goes on to a stage 4 of 512 channels): a third of the work, and
     # with reflection at the border, which tells less about position than zeros. Tracking, embeddings are centred and
-    # stage 2, which the objective does not reach directly, is fused in, and recent frames are every second one (paper: the
-    # last 7): docs/default.md says what each brings.
+    # stage 2, which the objective does not reach directly, is fused in, recent frames are every second one (paper: the last
+    # 7), and a model of what things look like has a say: docs/default.md says what each brings.
     fused = (0.75 if stride < 16 else 0.0) if fused is None else fused
     encoder = trunk(depth=depth, stride=stride, width=width, fused=fused, padding_mode="reflect")
     return Tracker(
@@ -159,6 +159,7 @@ def build(
             size=480,
             guided=True,
             centred=True,
+            appearance=0.5,
         ),
         objective=AnchorSelfTraining(4 * width, **objective),  # type: ignore[arg-type]
     )
