@@ -16,7 +16,7 @@ ROOT = SOURCE.parents[1]
 LEVELS = [
     {"errors", "types"},
     {"geometry", "colour", "pickles"},
-    {"affinity", "boxes", "guided", "kernels", "memory", "bottleneck", "nets"},
+    {"affinity", "appearance", "boxes", "guided", "kernels", "memory", "bottleneck", "nets"},
     {"tracker", "sessions", "flow"},
     {"methods"},
     {"catalogue", "weights", "backbone", "flow_networks"},
