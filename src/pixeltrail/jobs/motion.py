@@ -21,7 +21,7 @@ from pixeltrail.data.labels import write_labels
 from pixeltrail.data.video import Frame, FrameSource, VideoWriter
 from pixeltrail.errors import InputError, PixeltrailError
 from pixeltrail.flow.chain import Flows, FlowTracker
-from pixeltrail.flow.count import Line, LineCounter, count_crossings
+from pixeltrail.flow.count import Line, count_crossings
 from pixeltrail.flow.interpolate import slow_motion
 from pixeltrail.flow.segment import segment_motion
 from pixeltrail.flow.stabilise import stabilise
@@ -110,15 +110,14 @@ def motion_video(
     problems: list[PixeltrailError] = []
     frames = ahead(until_problem(source.frames(), problems))
     make = partial(segment_motion, flow=flow, threshold=threshold, smallest=smallest)
-    results = _beside(frames, make)
-    first = list(islice(results, 1))  # what cannot be done is refused before anything is written
+    results = _begun(_beside(frames, make))
     job = JobFolder(out, {"video": fingerprint(source.files), **settings})
     job.begin(resume=False, masks=True)
     done = 0
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal done
-        for done, (frame, moving) in enumerate(chain(first, results), 1):
+        for done, (frame, moving) in enumerate(results, 1):
             ids = moving.ids
             write_labels(job.masks / f"{frame.name}.png", LabelMap(ids))
             film.write(overlay(frame.image, ids))
@@ -147,22 +146,22 @@ def count_video(
         if file.resolve() in (table.resolve(), total.resolve(), film.resolve()):
             raise InputError(f"{file}: lies where the results will be written; choose another folder than {out}")
     _require_ours(table, total, film)
-    LineCounter(line)  # refuses a line without a length before anything is written
     height, width = source.size
     (left, right), (top, bottom) = sorted(line[::2]), sorted(line[1::2])
     if right < 0 or left >= width or bottom < 0 or top >= height:
         raise InputError(f"--line {','.join(f'{n:g}' for n in line)}: lies outside the {width}x{height} frame; move it")
     video = VideoWriter(film, _fps(source), source.size)
-    require_writable_folder(out)
     problems: list[PixeltrailError] = []
     frames = ahead(until_problem(source.frames(), problems))
     make = partial(count_crossings, line=line, flow=flow, threshold=threshold, smallest=smallest)
+    results = _begun(_beside(frames, make))
+    require_writable_folder(out)
     counts: Counter[str] = Counter()
     done = lit = 0
     with video, atomic(total) as part, atomic(table) as rows, open(rows, "w", newline="") as text:
         text.write(CROSSINGS_HEAD)
         write = csv.writer(text, lineterminator="\n").writerow
-        for done, (frame, (moving, crossings)) in enumerate(_beside(frames, make), 1):
+        for done, (frame, (moving, crossings)) in enumerate(results, 1):
             for c in crossings:
                 counts[c.direction] += 1
                 time = "" if frame.time is None else round(frame.time, 6)
@@ -187,16 +186,23 @@ def _film(
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a video, such as {out / 'video.mp4'}")
     writer = VideoWriter(out, fps, source.size)
-    require_writable_folder(out.absolute().parent)
     problems: list[PixeltrailError] = []
-    images = (frame.image for frame in ahead(until_problem(source.frames(), problems)))
+    made = _begun(make(frame.image for frame in ahead(until_problem(source.frames(), problems))))
+    require_writable_folder(out.absolute().parent)
     done = 0
     with writer as video:
-        for done, image in enumerate(make(images), 1):
+        for done, image in enumerate(made, 1):
             video.write(image)
             if on_frame:
                 on_frame(stage, done, total)
     return Summary(done, problems[0] if problems else None)
+
+
+def _begun(results: Iterable[Result]) -> Iterator[Result]:
+    """``results``, the first two of them (which have a flow) made now: what cannot be done is refused before anything is
+    written."""
+    coming = iter(results)
+    return chain(list(islice(coming, 2)), coming)
 
 
 def _beside(
