@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+import pixeltrail.export as module
 from pixeltrail.affinity import Affinity
 from pixeltrail.cli import main
 from pixeltrail.data.davis import Davis
 from pixeltrail.data.synthetic import render
 from pixeltrail.errors import InputError
-from pixeltrail.export import CARD, OnnxTracker, Step, export
+from pixeltrail.export import CARD, ENCODER, STEP, OnnxTracker, Step, export
 from pixeltrail.predictors import load_tracker
 from pixeltrail.types import LabelMap, Points
 
@@ -102,6 +104,81 @@ def compare(tracker, onnx, frames, labels):
         assert np.mean(a.ids != b.ids) < 1e-4
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Networks that take no time to write: their name and a number."""
+
+    def number(n):
+        monkeypatch.setattr(module, "_onnx", lambda name, *rest: f"{name} {n}".encode())
+
+    return number
+
+
+def refused(folder):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError) as error:
+        OnnxTracker(folder)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_an_export_stopped_in_its_last_moment_is_refused(tmp_path, monkeypatch, quick, renames):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    tracker, out = small(load_tracker("default")), tmp_path / "out"
+
+    def export_and_be_stopped():
+        left, replace_file = iter(range(renames)), os.replace
+
+        def stopping(*names):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            replace_file(*names)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                export(tracker, out)
+
+    quick(1)
+    export_and_be_stopped()
+    assert "holds no tracker" in refused(out)
+    export(tracker, out)
+    assert "cannot be run" in refused(out)  # these are no networks, but they belong together
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert set(before) == {ENCODER, STEP, CARD}
+    quick(2)
+    export_and_be_stopped()
+    if renames:
+        assert f"{ENCODER} and {CARD} are not of one export" in refused(out)
+    else:
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    export(tracker, out)
+    assert "cannot be run" in refused(out)
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, RuntimeError])
+def test_what_stops_an_export_leaves_nothing_new(tmp_path, monkeypatch, quick, trouble):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    tracker, out = small(load_tracker("default")), tmp_path / "new" / "out"
+    quick(1)
+    export(tracker, out)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+
+    def stopped(name, *rest):
+        if name == STEP:
+            raise trouble
+        return b"encoder"
+
+    monkeypatch.setattr(module, "_onnx", stopped)
+    for folder in (out, tmp_path / "another" / "out"):
+        with pytest.raises(trouble):
+            export(tracker, folder)
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    assert [folder.name for folder in tmp_path.iterdir()] == ["new"]
+
+
 def test_what_one_step_cannot_do_is_refused(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -118,9 +195,6 @@ def test_without_onnx_it_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    pytest.importorskip("onnxruntime")
-    with pytest.raises(InputError, match="holds no tracker"):
-        OnnxTracker(tmp_path)
+    assert "holds no tracker" in refused(tmp_path)
     (tmp_path / CARD).write_text(json.dumps({"protocol": {"affinity": 3}}))
-    with pytest.raises(InputError, match="holds no tracker"):
-        OnnxTracker(tmp_path)
+    assert "holds no tracker" in refused(tmp_path)

@@ -2,8 +2,9 @@
 
 ``encoder.onnx``: ``rgb`` (1, 3, H, W) in [0, 1] -> ``key`` (1, C, h, w). ``step.onnx``: ``query`` (1, C, h, w), ``keys``
 (1, S, C, h, w) and ``values`` (1, S, K, h, w) of the remembered frames -> ``copied`` (1, K, h, w). H, W, h, w, S and K are
-free. ``tracker.json`` says the rest: stride, protocol, weights. What frames are remembered, labels to cells and cells to
-pixels stay outside; `OnnxTracker` is that outside here, and runs both files in the place of torch.
+free. ``tracker.json`` says the rest: stride, protocol, weights, and the digests of the two. What frames are remembered,
+labels to cells and cells to pixels stay outside; `OnnxTracker` is that outside here, and runs both files in the place of
+torch.
 
 The step is the definition of the affinity written with few operators: of every row of the window one product of whole
 rows, of which the band that the window sees is gathered. Slower than `kernels.blocked`, equal to it.
@@ -11,6 +12,7 @@ rows, of which the band that the window sees is gathered. Slower than `kernels.b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -25,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixeltrail.affinity import Affinity
-from pixeltrail.data.files import one_line, require_writable_folder, write_text
+from pixeltrail.data.files import new_folder, one_line, write_together
 from pixeltrail.errors import InputError
 from pixeltrail.memory import MemoryPolicy
 from pixeltrail.sessions import Live, PointSession
@@ -111,7 +113,7 @@ class Step(nn.Module):
 
 
 def export(tracker: Tracker, out: str | Path, card: Mapping[str, Any] | None = None) -> None:
-    """Write a tracker's three files into the folder ``out``; ``card`` goes into tracker.json.
+    """Write a tracker's three files into the folder ``out``, together; ``card`` goes into tracker.json.
 
     Raises InputError where ONNX is missing, and for protocols that need more than one step a frame: a second look at
     distant frames (MAST's), boxes, a free first frame; and for encoders that ONNX cannot hold.
@@ -125,35 +127,43 @@ def export(tracker: Tracker, out: str | Path, card: Mapping[str, Any] | None = N
     ):
         if has:
             raise InputError(f"export: the protocol {what}, which one step cannot do; try --protocol dino")
-    require_writable_folder(out)
-    tracker = tracker.eval()
+    with new_folder(out):
+        files, channels = _networks(tracker.eval())
+        about = {
+            "stride": tracker.stride, "channels": channels, "protocol": asdict(protocol), **(card or {}),
+            "files": {name: _digest(content) for name, content in files.items()},
+        }  # fmt: skip
+        write_together(out, {**files, CARD: (json.dumps(about, indent=1) + "\n").encode()})
+
+
+_MOST = (1 << 12, 1 << 12, 256, 1 << 12)
+
+
+def _networks(tracker: Tracker) -> tuple[dict[str, bytes], int]:
+    """The two ONNX files by name, and the number of channels C."""
     size = 8 * tracker.stride
     rgb = torch.rand(1, 3, size, size + tracker.stride, device=tracker.device)
     with torch.no_grad():
         key = tracker.embed(rgb)
     h, w, references, classes = (torch.export.Dim(n, min=2, max=m) for n, m in zip("hwSK", _MOST, strict=True))
     free = {2: torch.export.Dim("H", min=size // 4, max=1 << 14), 3: torch.export.Dim("W", min=size // 4, max=1 << 14)}
-    _write(Encoder(tracker), (rgb,), out / ENCODER, ["rgb"], "key", (free,))
+    encoder = _onnx(ENCODER, Encoder(tracker), (rgb,), ["rgb"], "key", (free,))
+    affinity = tracker.protocol.affinity
     # More cells than a window, so that no size is mistaken for a constant.
-    side = 2 * (protocol.affinity.radius or 0) * protocol.affinity.dilation + 5
+    side = 2 * (affinity.radius or 0) * affinity.dilation + 5
     query = F.normalize(torch.rand(1, key.shape[1], side, side + 2), dim=1)
     keys, values = query[:, None].expand(-1, 3, -1, -1, -1).clone(), torch.rand(1, 3, 4, side, side + 2)
     many = {1: references, 3: h, 4: w}
     shapes = ({2: h, 3: w}, many, {**many, 2: classes})
-    _write(Step(protocol.affinity), (query, keys, values), out / STEP, ["query", "keys", "values"], "copied", shapes)
-    about = {"stride": tracker.stride, "channels": key.shape[1], "protocol": asdict(protocol), **(card or {})}
-    write_text(out / CARD, json.dumps(about, indent=1) + "\n")
+    step = _onnx(STEP, Step(affinity), (query, keys, values), ["query", "keys", "values"], "copied", shapes)
+    return {ENCODER: encoder, STEP: step}, key.shape[1]
 
 
-_MOST = (1 << 12, 1 << 12, 256, 1 << 12)
-
-
-def _write(
-    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: list[str], output: str, shapes: tuple[Any, ...]
-) -> None:
+def _onnx(
+    name: str, module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], output: str, shapes: tuple[Any, ...]
+) -> bytes:
     import onnx
 
-    part = path.with_name(f"{path.name}.part")
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
@@ -165,16 +175,17 @@ def _write(
                 dynamic_shapes=shapes, verbose=False,
             )  # fmt: skip
         assert made is not None
-        made.save(part, external_data=False)
-        onnx.checker.check_model(part)
-        part.replace(path)
-    except OSError:
-        raise
+        content: bytes = made.model_proto.SerializeToString()
+        onnx.checker.check_model(content)
     except Exception as error:  # the exporter raises whatever its passes do
-        raise InputError(f"export: {path.stem} cannot be written as ONNX ({one_line(error)})") from error
+        raise InputError(f"export: {name} cannot be written as ONNX ({one_line(error)})") from error
     finally:
         logger.setLevel(level)
-        part.unlink(missing_ok=True)
+    return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class OnnxTracker:
@@ -183,7 +194,7 @@ class OnnxTracker:
     device = torch.device("cpu")
 
     def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
-        """Raises InputError for a folder that `export` did not write, or where ONNX Runtime is missing."""
+        """Raises InputError for a folder that `export` did not write, or not to its end, or without ONNX Runtime."""
         runtime = _need("onnxruntime")[0]
         folder = Path(folder)
         try:
@@ -192,14 +203,19 @@ class OnnxTracker:
             policy = settings["policy"] | {"anchors": tuple(settings["policy"]["anchors"])}
             parts = {"affinity": Affinity(**settings["affinity"]), "policy": MemoryPolicy(**policy)}
             self.protocol, self.stride = Protocol(**{**settings, **parts}), int(about["stride"])
+            digests = {name: about["files"][name] for name in (ENCODER, STEP)}
+            files = {name: (folder / name).read_bytes() for name in digests}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: holds no tracker that pixeltrail export wrote ({one_line(error)})") from None
+        for name, content in files.items():
+            if _digest(content) != digests[name]:
+                raise InputError(f"{folder}: {name} and {CARD} are not of one export; run pixeltrail export again")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
             self.encoder, self.step = (
-                runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-                for name in (ENCODER, STEP)
+                runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+                for content in files.values()
             )
         except Exception as error:  # a class for each kind of trouble
             raise InputError(f"{folder}: cannot be run by ONNX Runtime ({one_line(error)})") from error

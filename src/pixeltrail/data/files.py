@@ -6,8 +6,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pixeltrail.errors import DiskError, InputError, PixeltrailError
@@ -44,6 +44,33 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a whole UTF-8 file, or nothing. Raises as `atomic`."""
     write_bytes(path, content.encode())
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write several files by name, whole: first all under temporary names, then each put in its place, in their order.
+
+    A reader who finds the last one has all of them, but a kill between two renames leaves some old beside some new: let
+    the last one hold the digests of the others. Raises as `atomic`.
+    """
+    with ExitStack() as stack:
+        # What was entered last is left first, and so is renamed first.
+        parts = {name: stack.enter_context(atomic(folder / name)) for name in reversed(list(files))}
+        for name, content in files.items():
+            parts[name].write_bytes(content)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """As `require_writable_folder`; what had to be made for it is removed again if the block fails and left it empty."""
+    missing = [folder for folder in (path.absolute(), *path.absolute().parents) if not folder.exists()]
+    require_writable_folder(path)
+    try:
+        yield path
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def require_writable_folder(path: Path) -> Path:
