@@ -114,6 +114,25 @@ def test_the_default_weights_and_every_preset_track(run: Run, tmp_path: Path) ->
     assert tracks["weights"] == weights.digest(weights.ASSETS / "default.safetensors")
 
 
+@pytest.mark.parametrize("line", [
+    "track two --labels first.png --out out --method crw",
+    "flow two/0.png two/1.png --out out.flo --method crw",
+    "features two --out out.png --method crw",
+    "segment two --out out --with crw",
+    "stabilise two --out out.mp4 --method crw",
+])  # fmt: skip
+def test_a_method_by_its_name_is_said_to_be_untrained(run: Run, tmp_path: Path, line: str) -> None:
+    (tmp_path / "two").mkdir()
+    for t in range(2):
+        shutil.copy(tmp_path / "frames" / f"{t:05d}.png", tmp_path / "two" / f"{t}.png")
+    how = "or train one (pixeltrail train --method crw)"
+    said = "note: crw by its name has random weights; give a .safetensors file of it"
+    assert run(line)[::2] == (0, f"{said}, {how}\n")
+    (tmp_path / "checkpoints").mkdir()  # as in the project's own folder
+    (tmp_path / "checkpoints/crw.safetensors").touch()
+    assert run(line)[::2] == (0, f"{said}, such as checkpoints/crw.safetensors, {how}\n")
+
+
 def test_evaluate_prints_a_table_and_writes_the_report(run: Run, tmp_path: Path) -> None:
     code, out, err = run("evaluate davis DAVIS --method colour --out report.json")
     assert (code, err) == (0, "")

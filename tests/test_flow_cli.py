@@ -174,12 +174,6 @@ def test_settings_of_a_method(run: Run, fails: Fails, tmp_path: Path) -> None:
     fails("flow a.png b.png --set pyramid --out g.flo", "expected KEY=VALUE")
 
 
-def test_a_tracker_by_its_name_is_said_to_be_untrained(run: Run) -> None:
-    code, _, err = run("flow a.png b.png --method mast --out f.flo")
-    assert (code, err.count("\n")) == (0, 1)
-    assert err.startswith("note: mast by its name has random weights")
-
-
 # A video
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,16 +27,20 @@ from pixeltrail.tracker import Tracker
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT = "default"
 MAX_BYTES = 4 << 30
+SMALL = Path("checkpoints")
+"""Where the project keeps small weights of its methods, seen from its root."""
 
 
 def load(name: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> Tracker:
-    """A tracker ready to use: ``"default"``, a weights file, or the name of a method (then untrained).
+    """A tracker ready to use: ``"default"``, a weights file, or the name of a method (then untrained, which is logged).
 
     Raises ``InputError`` for a missing file, ``UnknownNameError`` for an unknown name, ``WeightsError`` for a file that
     is damaged or does not fit.
     """
     path = path_of(name)
     if path is None:
+        if name in catalogue.names():
+            _note_random(str(name))
         return catalogue.build(str(name)).eval().to(device)
     card = read_card(path)
     if "network" in card:
@@ -53,6 +58,15 @@ def load(name: str | Path = DEFAULT, *, device: str | torch.device = "cpu") -> T
         raise WeightsError(f"{path}: no network can be built from its card ({why}); get the file again") from error
     load_into(tracker, path)
     return tracker.eval().to(device)
+
+
+def _note_random(method: str) -> None:
+    small = SMALL / f"{method}.safetensors"
+    such = f", such as {small}" if small.is_file() else ""
+    logging.getLogger(__name__).warning(
+        "%s by its name has random weights; give a .safetensors file of it%s, or train one (pixeltrail train --method %s)",
+        method, such, method,
+    )  # fmt: skip
 
 
 def path_of(name: str | Path) -> Path | None:

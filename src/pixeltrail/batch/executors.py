@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -168,6 +169,7 @@ def work() -> None:
     """The life of a worker: until its standard input ends, which it does with the process that began it."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints must not be taken for a result
+    logging.getLogger("pixeltrail").setLevel(logging.ERROR)  # what is to be noted was noted where the batch began
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:

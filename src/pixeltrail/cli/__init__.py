@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     command = None
     try:
         command = parse(argv)
-        with _stopped_by_sigterm():
+        with _notes(), _stopped_by_sigterm():
             return int(command.run())
     except KeyboardInterrupt as stop:
         code = 128 + (stop.args[0] if stop.args else signal.SIGINT)
@@ -95,6 +96,22 @@ def parse(argv: list[str]) -> Any:
         prog="pixeltrail", description="Follow every pixel of a video, without labels.", args=argv,
         config=(FlagCreatePairsOff, PositionalMetavarFromFieldName),
     )  # fmt: skip
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"note: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """What the library logs is said in one line on stderr."""
+    logger, handler = logging.getLogger("pixeltrail"), _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

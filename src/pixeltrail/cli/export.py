@@ -14,7 +14,7 @@ class Export:
     out: Folder
     """Folder for the three files."""
     method: Method = "default"
-    """default, a .safetensors file, a method's name, or your own Python file."""
+    """default, a .safetensors file, a method's name (then untrained), or your own Python file."""
     protocol: Published = ""
     """Run as published."""
     quality: Quality = ""

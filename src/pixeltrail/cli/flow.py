@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -165,13 +164,8 @@ class Flow:
         return {**said, "still": self.still, **chosen}
 
     def _method(self) -> FlowMethod:
-        from pixeltrail import catalogue
         from pixeltrail.flow_methods import flow_method, polished
         from pixeltrail.training.run import parse_set
 
         method = flow_method(self.method, device=prepared(self.device, self.threads), **parse_set(self.set))
-        if self.method in catalogue.names():
-            print(
-                f"note: {self.method} by its name has random weights; give a .safetensors file of it", file=sys.stderr
-            )
         return polished(method, refine=self.refine, still=self.still)

@@ -24,8 +24,8 @@ class Scoring:
     """Options of every benchmark."""
 
     method: Method = "default"
-    """default, a .safetensors file, a method's name, your own Python file, or a baseline: identity, farneback, dis,
-    flow:NAME, sift, colour, untrained."""
+    """default, a .safetensors file, a method's name (then untrained), your own Python file, or a baseline: identity,
+    farneback, dis, flow:NAME, sift, colour, untrained."""
     encoder: Encoder = ""
     """Your own features instead: FILE.py:FUNCTION or MODULE:FUNCTION, with an attribute stride."""
     protocol: Published = ""

@@ -70,7 +70,8 @@ class Features:
     method: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="METHOD", help_behavior_hint="(default: default)")
     ] = ()
-    """default, a .safetensors file, a method's name, or your own Python file; each time it is given adds a row."""
+    """default, a .safetensors file, a method's name (then untrained), or your own Python file; each time it is given adds a
+    row."""
     frames: int = 6
     """How many frames, evenly spread over the video."""
     quality: Quality = ""

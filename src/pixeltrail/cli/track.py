@@ -54,7 +54,7 @@ class Track:
     """A box to follow instead: left, top, right, bottom in pixels of frame 0, or of frame N; may be given several
     times."""
     method: Method = "default"
-    """default, a .safetensors file, a method's name, or your own Python file."""
+    """default, a .safetensors file, a method's name (then untrained), or your own Python file."""
     encoder: Encoder = ""
     """Your own features instead: FILE.py:FUNCTION or MODULE:FUNCTION, with an attribute stride."""
     protocol: Published = ""
