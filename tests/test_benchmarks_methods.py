@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from PIL import Image
 
 from pixeltrail import cli
 from pixeltrail.backbone import Backbone, own_tracker
-from pixeltrail.errors import InputError, ShapeError
+from pixeltrail.errors import InputError, ShapeError, UnknownNameError
 from pixeltrail.flow.propagate import identity, propagate_labels, propagate_points, stay
+from pixeltrail.memory import MemoryPolicy
 from pixeltrail.predictors import contender, dense_sift, load_tracker
-from pixeltrail.protocols import PRESETS, adjusted, preset
+from pixeltrail.protocols import PRESETS, QUALITIES, adjusted, at_quality, preset
 from pixeltrail.types import LabelMap, Points
 
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "own_backbone.py") + ":features"
@@ -104,6 +106,18 @@ def test_a_preset_can_be_adjusted():
     assert adjusted(preset("mast")) == preset("mast")
     with pytest.raises(InputError):
         adjusted(preset("mast"), temperature=0.0)
+
+
+@pytest.mark.parametrize("name", ["fast", "balanced", "best"])
+def test_a_quality_sets_the_size_and_the_memory_of_those_that_remember_as_the_default_does(name):
+    size, recent, stride = QUALITIES[name]
+    remembered = {"default": True, "dul": True, "crw": True, "mast": False, "corrflow": False, "colorization": False}
+    for method, by_quality in remembered.items():
+        own = load_tracker(method).protocol
+        policy = MemoryPolicy(anchors=(0,), recent=recent, stride=stride) if by_quality else own.policy
+        assert at_quality(own, name) == replace(own, size=size, policy=policy), method
+    with pytest.raises(UnknownNameError, match="did you mean best"):
+        at_quality(own, "bets")
 
 
 def test_any_encoder_runs_under_any_preset(frames):

@@ -89,11 +89,18 @@ QUALITIES: dict[str, tuple[int, int, int]] = {"fast": (240, 3, 3), "balanced": (
 
 
 def at_quality(protocol: Protocol, quality: str) -> Protocol:
-    """``protocol`` at a speed preset: the smaller the picture, the fewer cells its window must span."""
+    """``protocol`` at a speed preset: the smaller the picture, the fewer cells its window must span.
+
+    What it remembers changes only where that is frame 0 and several recent frames, as the default's: CorrFlow's one
+    frame, MAST's two memories and Colorization's last three are part of the method, and stay.
+    """
     if quality not in QUALITIES:
         raise UnknownNameError(unknown("quality", quality, QUALITIES))
     size, recent, stride = QUALITIES[quality]
-    return replace(protocol, size=size, policy=replace(protocol.policy, recent=recent, stride=stride))
+    policy = protocol.policy
+    if policy.anchors == (0,) and policy.recent > 1:
+        policy = replace(policy, recent=recent, stride=stride)
+    return replace(protocol, size=size, policy=policy)
 
 
 def adjusted(
