@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from pixeltrail.cli.scoring import require_place, tell
 from pixeltrail.cli.shared import (
     Device,
     Method,
@@ -18,7 +19,6 @@ from pixeltrail.cli.shared import (
     prepared,
     progress_bar,
 )
-from pixeltrail.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,10 @@ class FlowTask:
     """Processor threads."""
 
     def run(self) -> int:
-        import json
-
-        from rich.console import Console
-
-        from pixeltrail.data.files import require_writable_folder, write_text
         from pixeltrail.data.flowsets import flow_set
         from pixeltrail.evaluation.flow import evaluate_flow, evaluate_predictions
 
-        if self.out is not None:
-            if self.out.is_dir():
-                raise InputError(f"{self.out}: is a folder; name a file for the report, such as report.json")
-            require_writable_folder(self.out.absolute().parent)
+        require_place(self.out)
         pairs = flow_set(self.dataset, self.root, self.split)
         settings = {"dataset": self.dataset, "split": self.split}
         with progress_bar() as show:
@@ -76,7 +68,5 @@ class FlowTask:
                 settings |= {"method": self.method, **{key: str(value) for key, value in chosen.items()}}
                 method = flow_method(self.method, device=prepared(self.device, self.threads), **chosen)
                 report = evaluate_flow(method, pairs, on_pair=on_pair, settings=settings)
-        Console(width=max(Console().width, 120)).print(report.table())  # numbers are never cut
-        if self.out is not None:
-            write_text(self.out, json.dumps(report.json(), indent=1) + "\n")
+        tell(report, self.out)
         return 0

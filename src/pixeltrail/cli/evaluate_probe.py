@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from pixeltrail.cli.scoring import require_place, tell
 from pixeltrail.cli.shared import Device, Method, OptionalFile, Threads, prepared, progress_bar
 from pixeltrail.errors import InputError
 
@@ -41,22 +42,16 @@ class ProbeTask:
     """Processor threads."""
 
     def run(self) -> int:
-        import json
         from dataclasses import asdict, replace
 
         import torch
-        from rich.console import Console
 
         from pixeltrail.data import voc
-        from pixeltrail.data.files import require_writable_folder, write_text
         from pixeltrail.evaluation.probe import Settings, Task, probe
         from pixeltrail.jobs.layers import layers_of
         from pixeltrail.predictors import load_tracker
 
-        if self.out is not None:
-            if self.out.is_dir():
-                raise InputError(f"{self.out}: is a folder; name a file for the report, such as report.json")
-            require_writable_folder(self.out.absolute().parent)
+        require_place(self.out)
         settings = Settings(size=self.size, epochs=self.epochs, batch=self.batch, lr=self.lr, seed=self.seed)
         task: Task
         if self.dataset == "voc2007":
@@ -76,7 +71,5 @@ class ProbeTask:
                 layers_of(tracker), train, test, len(train.classes), task, settings, device=device, on_batch=show
             )
         report = replace(report, settings={"method": self.method, "dataset": self.dataset, **asdict(settings)})
-        Console(width=max(Console().width, 120)).print(report.table())  # numbers are never cut
-        if self.out is not None:
-            write_text(self.out, json.dumps(report.json(), indent=1) + "\n")
+        tell(report, self.out)
         return 0

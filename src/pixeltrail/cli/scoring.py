@@ -53,13 +53,8 @@ class Scoring:
 
     def check(self) -> None:
         """See that the report can be written, before hours are spent on it."""
-        from pixeltrail.data.files import require_writable_folder
-
-        for path, such in ((self.out, "report.json"), (self.report, "report.html")):
-            if path is not None:
-                if path.is_dir():
-                    raise InputError(f"{path}: is a folder; name a file for the report, such as {such}")
-                require_writable_folder(path.absolute().parent)
+        require_place(self.out)
+        require_place(self.report, "report.html")
 
     @property
     def shown(self) -> bool:
@@ -78,17 +73,9 @@ class Scoring:
 
     def finish(self, report: Any) -> int:
         """Print the table, write the report and its page."""
-        import json
-
-        from rich.console import Console
-
-        from pixeltrail.data.files import write_text
-
-        Console(width=max(Console().width, 120)).print(report.table())  # numbers are never cut
-        content = report.json() | {"made": self._made()}
-        if self.out is not None:
-            write_text(self.out, json.dumps(content, indent=1) + "\n")
+        content = tell(report, self.out, made=self._made())
         if self.report is not None:
+            from pixeltrail.data.files import write_text
             from pixeltrail.evaluation.page import page
 
             settings = content["settings"]
@@ -103,6 +90,31 @@ class Scoring:
 
         made: dict[str, Any] = {"pixeltrail": pixeltrail.__version__, "torch": torch.__version__, "device": self.device}
         return made | {"threads": torch.get_num_threads(), "peak_memory_mb": peak_memory_mb()}
+
+
+def require_place(path: Path | None, such: str = "report.json") -> None:
+    """See that a report, if there is to be one, can be written to ``path``. Raises InputError."""
+    if path is not None:
+        from pixeltrail.data.files import require_writable_folder
+
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file for the report, such as {such}")
+        require_writable_folder(path.absolute().parent)
+
+
+def tell(report: Any, out: Path | None, **more: Any) -> dict[str, Any]:
+    """Print a report's table, write the report, with what ``more`` there is to say, as JSON to ``out``, and return it."""
+    import json
+
+    from rich.console import Console
+
+    from pixeltrail.data.files import write_text
+
+    Console(width=max(Console().width, 120)).print(report.table())  # numbers are never cut
+    content: dict[str, Any] = report.json() | more
+    if out is not None:
+        write_text(out, json.dumps(content, indent=1) + "\n")
+    return content
 
 
 def peak_memory_mb() -> float | None:
