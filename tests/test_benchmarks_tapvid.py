@@ -17,6 +17,7 @@ from pixeltrail.data.arrays import PickleFile
 from pixeltrail.data.tapvid import TapVid
 from pixeltrail.errors import InputError
 from pixeltrail.evaluation.tapvid import evaluate_tapvid, queries, tapvid_metrics
+from torchfiles import Payload
 
 RANDOM = np.random.default_rng(0)
 
@@ -108,11 +109,6 @@ def test_tapvid_shards_and_npz_hold_the_same(tmp_path):
     assert [video.name for video in videos] == ["0000_of_0002-00000", "0000_of_0002-00001", "0001_of_0002"]
     for video in videos:
         np.testing.assert_array_equal(video.frame(5), one["video"][5])
-
-
-class Payload:
-    def __reduce__(self):
-        return (open, ("executed", "w"))
 
 
 def test_tapvid_pickles_run_nothing(tmp_path, monkeypatch):

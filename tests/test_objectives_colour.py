@@ -1,6 +1,7 @@
-"""CorrFlow and MAST: cycles, scheduled sampling and the ablation's switches; colour classes of one's own data."""
+"""CorrFlow and MAST: their formulas, cycles, scheduled sampling and the ablation's switches; colour classes of one's own data."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pixeltrail import catalogue, weights
+from pixeltrail.bottleneck import normalised_lab
 from pixeltrail.cli import main
 from pixeltrail.colour import COLOURS, class_table, nearest_colour, rgb_to_lab
 from pixeltrail.data.clips import CachedVideo, read_cache
@@ -118,6 +120,32 @@ def test_each_part_of_the_ablation_is_a_set_of_train():
     said = (Path(__file__).parents[1] / "recipes" / "corrflow.toml").read_text()
     for switch in ("keep=1.0", "jitter=0.0", "radius=0", "sampling=[1,1]", "cycle=0.0"):
         assert f"settings.{switch}" in said
+
+
+def test_true_colours_alone_are_cross_entropy_and_the_cycle_can_be_switched_off():
+    x = _clip(2, 3)
+    for cycle, parts in ((0.1, {"forward", "cycle"}), (0.0, {"forward"})):
+        tracker = _tracker(cycle=cycle, sampling=(1.0, 1.0))
+        terms = tracker.objective(tracker, Batch(x, _random()))
+        assert set(terms) == parts
+        plain = Plain(tracker, x, 6)
+        expected = sum(plain.mismatch(plain.copy(t - 1, t, plain.true[t - 1]), t) for t in (1, 2))
+        assert float(terms["forward"].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_mast_is_huber_on_the_channel_that_was_hidden():
+    tracker, x = _tracker("mast"), _clip(1, 3)
+    term = tracker.objective(tracker, Batch(x, _random()))["colour"]
+    seen = tracker.bottleneck(x, _random())
+    features = tracker.embed_clip(seen.view)
+    truth = normalised_lab(x)[:, :, list(seen.hidden)]
+    affinity = replace(tracker.protocol.affinity, radius=6)
+    copied = affinity(features[:, 2], features[:, :2]).copy(truth[:, :2, :, ::4, ::4])
+    wide = F.interpolate(copied, (29, 37), mode="bilinear", align_corners=True)
+    wide = F.pad(wide, (0, 3, 0, 3), mode="replicate")
+    error = 20 * (wide - truth[:, 2])
+    expected = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).mean()
+    assert float(term.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_mast_sees_the_whole_frame_at_radius_0():

@@ -77,6 +77,13 @@ def test_no_unpickling_and_no_long_files(file: Path):
             assert not any(k.arg == "allow_pickle" and ast.unparse(k.value) == "True" for k in node.keywords)
 
 
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
+def test_no_long_files_beside_the_package(folder: str):
+    lengths = {file.name: len(file.read_text().splitlines()) for file in (ROOT / folder).rglob("*.py")}
+    assert lengths
+    assert not {name: lines for name, lines in lengths.items() if lines > 400}
+
+
 def test_help_is_light_and_quick():
     code = (
         "import sys, time; start = time.perf_counter()\n"

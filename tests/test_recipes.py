@@ -1,4 +1,5 @@
-"""Every recipe that we ship: it can be read, its first losses are known numbers, and a step lowers them.
+"""Every recipe that we ship: it can be read, its first losses are known numbers, and a step lowers them;
+and what is no recipe is refused.
 
 ``python tests/test_recipes.py`` prints the numbers, for a recipe that is new or was changed on purpose.
 """
@@ -12,9 +13,11 @@ import torch
 
 from pixeltrail import catalogue
 from pixeltrail.data.synthetic import render
+from pixeltrail.errors import InputError, UnknownNameError
 from pixeltrail.tracker import Tracker
-from pixeltrail.training.run import Run, changed, read_recipe, to_toml
+from pixeltrail.training.run import Run, changed, parse_set, read_recipe, to_toml
 from pixeltrail.types import Batch
+from shortrun import RUN
 
 FOLDER = Path(__file__).parents[1] / "recipes"  # those for flow: test_flow_training.py
 RECIPES = sorted(str(f.relative_to(FOLDER).with_suffix("")) for f in FOLDER.rglob("*.toml") if f.parent.name != "flow")
@@ -97,10 +100,39 @@ class TestEveryRecipe:
         catalogue.module(run.method)
 
 
+def test_recipes_are_checked(tmp_path):
+    assert changed(Run(), parse_set(["lr=1e-4", "steps=5", "settings.width=16", "method=mast"]), source="--set") == Run(
+        lr=1e-4, steps=5, settings={"width": 16}, method="mast"
+    )
+    assert parse_set(["compile=true", "even=false"]) == {"compile": True, "even": False}  # an "e" alone makes no number
+    with pytest.raises(UnknownNameError, match="did you mean batch_size"):
+        changed(Run(), {"batchsize": 3}, source="r.toml")
+    for values in (
+        {"steps": 0},
+        {"lr": 0.0},
+        {"precision": "fp8"},
+        {"span": [2, 1]},
+        {"steps": "many"},
+        {"crop": 3},
+        {"shards": 3},
+        {"seed": -1},
+        {"rendered": 2.0},
+        {"clip_gradient": -1.0},
+    ):
+        with pytest.raises(InputError):
+            changed(Run(), values, source="r.toml")
+    file = tmp_path / "r.toml"
+    file.write_text(to_toml(RUN))
+    assert read_recipe(file) == RUN
+    file.write_text("steps = = 3")
+    with pytest.raises(InputError, match="not TOML"):
+        read_recipe(file)
+
+
 def test_every_published_method_has_its_papers_recipe_and_one_of_the_common_budget():
     for method in SMALL:
         assert {method, f"small/{method}"} <= set(RECIPES)
-        assert read_recipe(FOLDER / "small" / f"{method}.toml").method == method
+        assert {read_recipe(FOLDER / f"{name}.toml").method for name in (method, f"small/{method}")} == {method}
 
 
 def test_the_second_stage_of_mast_goes_on_from_the_first():
