@@ -189,8 +189,11 @@ class TestProbes:
         ask = ["evaluate", "probe", str(voc), "--dataset", dataset, "--method", mine, "--size", "48", "--epochs", "25"]
         assert main([*ask, "--batch", "8", "--lr", "1e-2", "--threads", "1", "--out", str(out)]) == 0
         said = capsys.readouterr().out
-        assert "CPFS-KTA" in said
-        assert {"mAP": "65.3", "mIoU": "41.5"}[measure] in said
+        rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in said.splitlines() if "│" in line}
+        assert rows["measured"][5].strip() == ""  # the last column is of networks that were fine-tuned
+        for name, values in (("class labels", ("79.9", "48.0")), ("CPFS-KTA", ("65.3", "41.5"))):
+            row = rows[f"source, VOC-{dataset[3:]}: {name}"]
+            assert [cell.strip() for cell in row] == ["", "", "", "", "", values[measure == "mIoU"]]
         report = json.loads(out.read_text())
         assert (report["measure"], report["trained_on"], report["tested_on"]) == (measure, 16, 8)
         assert list(report["scores"]) == ["conv1", "conv2", "conv3", "conv4", "conv5"]

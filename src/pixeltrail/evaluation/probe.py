@@ -96,12 +96,13 @@ class ProbeReport:
         table.add_column("features")
         for layer in self.scores:
             table.add_column(layer, justify="right")
+        if self.task != "classes":  # rows that are there already would not have the column
+            table.add_column("fine-tuned", justify="right")
         table.add_row("measured", *(f"{100 * s:.1f}" for s in self.scores.values()), end_section=True)
         if self.task == "classes":
             for name, row in IMAGENET.items():
                 table.add_row(f"source, ImageNet: {name}", *(f"{x:.1f}" for x in row[: len(self.scores)]))
             return table
-        table.add_column("fine-tuned", justify="right")
         which = 0 if self.task == "presence" else 1
         for name, both in VOC.items():
             blank = [""] * len(self.scores)
