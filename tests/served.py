@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from websockets.sync.client import connect
 
 from pixeltrail.app import runs
-from pixeltrail.app.server import application, serve
+from pixeltrail.app.address import listening
+from pixeltrail.app.server import application, server
 from pixeltrail.app.workspace import Workspace
 
 
@@ -22,18 +24,15 @@ class Served:
     def __init__(self, workspace: Path, *videos: Path, **options: Any) -> None:
         self.workspace = Workspace(workspace)
         self.projects = [self.workspace.add(video) for video in videos]
-        self.guard = application(self.workspace, port=0, **options)
+        self.options = options
 
     def __enter__(self) -> Served:
-        ready = threading.Event()
-
-        def started(stop: Any) -> None:
-            self._stop = stop
-            ready.set()
-
-        self._thread = threading.Thread(target=serve, args=(self.guard, started))
+        self._stack = ExitStack()
+        place = self._stack.enter_context(listening("127.0.0.1", 0))
+        self.guard = application(self.workspace, port=place.getsockname()[1], **self.options)
+        self._server = server(self.guard)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [place]})
         self._thread.start()
-        assert ready.wait(30)
         self.address = f"http://127.0.0.1:{self.guard.port}"
         self.client = httpx.Client(
             base_url=self.address, headers={"x-pixeltrail": "1", "origin": self.address}, timeout=60, trust_env=False
@@ -42,9 +41,10 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self._stop()
+        self._server.should_exit = True
         self._thread.join(60)
         assert not self._thread.is_alive()
+        self._stack.close()
 
     def url(self, rest: str = "", project: int = 0) -> str:
         return f"/api/projects/{self.projects[project].id}{rest}"

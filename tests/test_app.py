@@ -209,7 +209,9 @@ def test_an_uploaded_video_has_the_same_frames(clip, served):
     )
     assert ours == theirs
     before = sorted(served.workspace.root.iterdir())
-    assert served.client.put("/api/upload?name=no.mp4", content=b"no video at all").status_code == 400
+    answer = served.client.put("/api/upload?name=my bad.mp4", content=b"no video at all")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("my bad.mp4: is not a video")
     assert sorted(served.workspace.root.iterdir()) == before
 
 

@@ -238,11 +238,21 @@ def test_a_workspace_is_worked_in_by_one_at_a_time(clip, tmp_path, capsys):
         assert error.count("\n") == 1
 
 
-def test_the_first_frame_needs_no_torch():
+def test_the_first_frame_needs_neither_torch_nor_fastapi(clip, tmp_path):
     code = (
         "import sys\n"
-        "import pixeltrail.app.server, pixeltrail.cli.app\n"
-        "assert not {'torch', 'cv2', 'scipy'} & set(sys.modules)"
+        "from starlette.testclient import TestClient\n"
+        "import pixeltrail.cli.app\n"
+        "from pixeltrail.app.server import application\n"
+        "from pixeltrail.app.workspace import Workspace\n"
+        f"work = Workspace({str(tmp_path / 'work')!r})\n"
+        f"number = work.add({str(clip / 'video.mp4')!r}).id\n"
+        "client = TestClient(application(work), base_url='http://127.0.0.1:8321')\n"
+        "for path in ('', 'api/state', *(f'api/projects/{number}{p}' for p in ('', '/thumbs/0.jpg', '/masks/0'))):\n"
+        "    assert client.get(path).status_code == 200, path\n"
+        "assert not {'torch', 'cv2', 'scipy', 'fastapi'} & set(sys.modules)\n"
+        "assert client.get('api/formats').status_code == 200\n"
+        "assert 'fastapi' in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

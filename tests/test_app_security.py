@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 import pixeltrail.app
 from pixeltrail.app import runs
-from pixeltrail.app.security import require_safe
+from pixeltrail.app.address import require_safe
 from pixeltrail.cli import main
 from pixeltrail.data.synthetic import render
 from pixeltrail.data.video import VideoWriter
@@ -209,10 +209,27 @@ def test_uploads_name_no_place_and_end_at_the_limit(video, tmp_path):
                 yield b"0" * 10_000
 
         before = sorted(server.workspace.root.rglob("*"))
-        assert server.client.put("/api/upload?name=a.mp4", content=b"0" * 100_001).status_code == 413
+        answer = server.client.put("/api/upload?name=a.mp4", content=b"0" * 100_001)
+        assert answer.status_code == 413
+        assert "pixeltrail app VIDEO" in answer.text
         with suppress(httpx.TransportError):  # cut off while it was still being sent
             assert server.client.put("/api/upload?name=a.mp4", content=endless()).status_code == 413
         time.sleep(0.2)
+        assert sorted(server.workspace.root.rglob("*")) == before
+
+
+def test_imports_end_at_a_limit_of_their_own(video, tmp_path):
+    with Served(tmp_path / "work", video, import_bytes=100_000) as server:
+        before = sorted(server.workspace.root.rglob("*"))
+
+        def parts():  # of no announced length
+            yield from [b"0" * 50_000] * 4
+
+        for content in (b"0" * 100_001, parts()):
+            answer = server.client.put(server.url("/import/0?name=a.zip"), content=content)
+            assert answer.status_code == 413
+            assert "split" in answer.text
+        assert server.client.get("/api/state").json()["importBytes"] == 100_000
         assert sorted(server.workspace.root.rglob("*")) == before
 
 

@@ -309,7 +309,8 @@ class Project:
         require_writable_folder(self.masks)
         remove_leftovers(self.masks)
         remove_leftovers(self.folder)
-        shutil.rmtree(self.folder / UNDO, ignore_errors=True)
+        for left in (self.folder / UNDO, *self.folder.glob("import-*")):
+            shutil.rmtree(left, ignore_errors=True)
         file = self.folder / "tracks.json"
         kept = json.loads(file.read_text())["frames"] if file.is_file() else []
         known = {row["name"]: row for row in kept}

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import re
 import socket
-from collections.abc import Iterable
 from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
@@ -24,16 +24,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pixeltrail.errors import InputError
+from pixeltrail.app.address import LOOPBACK
 
 COOKIE = "pixeltrail"
 CHANGE = "x-pixeltrail"
 """The header that a request which changes something must have."""
-TOKEN_LENGTH = 22
 BODY_BYTES = 32 << 20
 DRAINED = 8 << 20
-UPLOAD = "/api/upload"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+UPLOAD = re.compile("/api/upload")
+IMPORT = re.compile("/api/projects/[^/]*/import/[^/]*")
 
 _HEADERS = {
     "content-security-policy": (
@@ -47,20 +46,6 @@ _HEADERS = {
 }
 
 
-def require_safe(host: str, token: str) -> None:
-    """Raise InputError for a host other than loopback without a token, and for a token that could be guessed."""
-    if token and (
-        len(token) < TOKEN_LENGTH or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum()
-    ):
-        raise InputError(
-            f"--token: give {TOKEN_LENGTH} or more letters and digits, such as those of: openssl rand -hex 16"
-        )
-    if host not in LOOPBACK and not token:
-        raise InputError(
-            f"--host {host}: others could reach your files; give --token too, such as: openssl rand -hex 16"
-        )
-
-
 class TooLargeError(Exception):
     """A body beyond its limit; the application answers it with 413."""
 
@@ -68,8 +53,16 @@ class TooLargeError(Exception):
 class Guard:
     """The ASGI application in front of ``app``."""
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, token: str = "", upload_bytes: int = 4 << 30) -> None:
-        self.app, self.host, self.port, self.token, self.upload_bytes = app, host, port, token, upload_bytes
+    def __init__(
+        self, app: ASGIApp, *, host: str, port: int, token: str = "", upload_bytes: int = 4 << 30,
+        import_bytes: int = 1 << 30,
+    ) -> None:  # fmt: skip
+        self.app, self.host, self.port, self.token = app, host, port, token
+        self.limits = (
+            (UPLOAD, upload_bytes, "a larger video is opened from the terminal: pixeltrail app VIDEO"),
+            (IMPORT, import_bytes, "split what is larger, by frames or by objects"),
+            (re.compile(""), BODY_BYTES, "ask in parts"),
+        )
         self.names = {*LOOPBACK, host.lower(), *([socket.gethostname().lower()] if host not in LOOPBACK else [])}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,12 +145,12 @@ class Guard:
         return hmac.compare_digest(given.encode(), self.token.encode())
 
     async def _limited(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
-        limit = self.upload_bytes if scope["path"] == UPLOAD else BODY_BYTES
+        limit, instead = next((most, how) for paths, most, how in self.limits if paths.match(scope["path"]))
+        refusal = f"{size(limit)} are the most that is taken here; {instead}"
         announced = headers.get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
             await _drained(receive)
-            answer = PlainTextResponse(f"More than {limit} bytes are not taken.", 413, {"connection": "close"})
-            await answer(scope, receive, send)
+            await PlainTextResponse(refusal, 413, {"connection": "close"})(scope, receive, send)
             return
         seen = 0
 
@@ -168,7 +161,7 @@ class Guard:
             if seen > limit:
                 if message.get("more_body"):
                     await _drained(receive)
-                raise TooLargeError(f"More than {limit} bytes are not taken.")
+                raise TooLargeError(refusal)
             return message
 
         await self.app(scope, counting, send)
@@ -185,15 +178,14 @@ async def _drained(receive: Receive) -> None:
                 more = message.get("more_body", False)
 
 
+def size(count: int) -> str:
+    """Bytes as people say it."""
+    return f"{count / (1 << 30):.3g} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.3g} MiB"
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return False
     return True
-
-
-def addresses(host: str, port: int, token: str) -> Iterable[str]:
-    """What to open in a browser."""
-    name = f"[{host}]" if ":" in host else ("127.0.0.1" if host == "0.0.0.0" else host)
-    yield f"http://{name}:{port}/" + (f"?token={token}" if token else "")

@@ -26,7 +26,6 @@ class Trackers:
         self.method, self.device, self.threads = method, device, threads
         self._loaded: OrderedDict[tuple[str, float], Tracker] = OrderedDict()
         self._lock = threading.Lock()
-        self._warm = threading.Event()
 
     def get(self, project: Project, weights: Weights, quality: Quality) -> Tracker:
         """The server's own method, or the weights adapted to the project's video, at a speed preset as ``--quality``."""
@@ -37,13 +36,8 @@ class Trackers:
             raise InputError("nothing is adapted to this video yet; adapt first, or choose the standard method")
         return self._at(str(file), file.stat().st_mtime, quality)
 
-    def warm(self) -> None:
-        """Get ready in the background, so that the first click need not wait; whatever is wrong is said there."""
-        if not self._warm.is_set():
-            self._warm.set()
-            threading.Thread(target=self._prepare, name="warm", daemon=True).start()
-
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Import and load, so that the first click need not wait; whatever is wrong is said there."""
         from pixeltrail.app import features, tracking  # noqa: F401
 
         with suppress(PixeltrailError):

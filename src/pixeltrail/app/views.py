@@ -12,7 +12,7 @@ from fastapi import Path as FromPath
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pixeltrail.app import runs
+from pixeltrail.app.answers import picture, runs_of
 from pixeltrail.app.trackers import Quality, Trackers, Weights
 from pixeltrail.app.workspace import Workspace
 from pixeltrail.types import Image, LabelMap
@@ -40,7 +40,7 @@ class FillBody(Body):
 def add_views(app: FastAPI, workspace: Workspace, trackers: Trackers) -> None:
     """Torch is imported when the first of these is asked for."""
 
-    @app.post("/api/projects/{number}/fill/{index}")
+    @app.post("/projects/{number}/fill/{index}")
     def fill(number: Number, index: Frame, body: FillBody) -> Response:
         from pixeltrail.app import features
 
@@ -49,7 +49,7 @@ def add_views(app: FastAPI, workspace: Workspace, trackers: Trackers) -> None:
         found = features.fill(tracker, project.frames.image(index), body.x, body.y, body.tolerance)
         return runs_of(found.astype(np.uint8))
 
-    @app.get("/api/projects/{number}/heat/{index}")
+    @app.get("/projects/{number}/heat/{index}")
     def heat(number: Number, index: Frame, x: Place, y: Place, reference: FrameQuery) -> Response:
         from pixeltrail.app import features
 
@@ -58,7 +58,7 @@ def add_views(app: FastAPI, workspace: Workspace, trackers: Trackers) -> None:
         image, seen = project.frames.image(index), project.frames.image(reference)
         return picture(png(_glow(features.heat(tracker, image, seen, x, y))), "image/png")
 
-    @app.get("/api/projects/{number}/views/{kind}/{index}")
+    @app.get("/projects/{number}/views/{kind}/{index}")
     def view(number: Number, kind: Literal["pca", "flow", "arrows", "trip"], index: Frame) -> Response:
         from pixeltrail.app import features
 
@@ -73,7 +73,7 @@ def add_views(app: FastAPI, workspace: Workspace, trackers: Trackers) -> None:
             shown = (features.flow if kind == "flow" else features.arrows)(image, after)
         return picture(png(shown), "image/png")
 
-    @app.get("/api/projects/{number}/carried/{index}")
+    @app.get("/projects/{number}/carried/{index}")
     def carried(number: Number, index: Frame, reference: FrameQuery, weights: Weights, quality: Quality) -> Response:
         """The mask of a key frame carried to this frame at one go, by one or the other weights."""
         from pixeltrail.app import features
@@ -91,15 +91,6 @@ def _glow(share: NDArray[np.float32]) -> NDArray[np.uint8]:
     rgba[..., 0], rgba[..., 1] = 255, np.rint(200 * share)
     rgba[..., 3] = np.rint(230 * np.sqrt(share))
     return rgba
-
-
-def picture(data: bytes, kind: str) -> Response:
-    """An answer that the browser may keep: no frame ever changes."""
-    return Response(data, media_type=kind, headers={"cache-control": "private, max-age=3600"})
-
-
-def runs_of(ids: NDArray[np.uint8]) -> Response:
-    return Response(runs.encode(ids), media_type="application/octet-stream")
 
 
 def png(image: Image) -> bytes:

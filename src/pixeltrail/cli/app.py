@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -42,17 +42,11 @@ class App:
     """Processor threads."""
 
     def run(self) -> int:
-        try:
-            import fastapi  # noqa: F401
-            import uvicorn  # noqa: F401
-            import websockets  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                f"the page needs {error.name}, which is not installed; run: pip install 'pixeltrail[app]'"
-            ) from None
+        for needed in ("fastapi", "uvicorn", "websockets"):
+            if find_spec(needed) is None:
+                raise InputError(f"the page needs {needed}, which is not installed; run: pip install 'pixeltrail[app]'")
 
-        from pixeltrail.app.security import addresses, require_safe
-        from pixeltrail.app.server import application, serve
+        from pixeltrail.app.address import address, listening, require_safe
         from pixeltrail.app.workspace import Workspace
         from pixeltrail.data.clips import find_videos
 
@@ -63,24 +57,25 @@ class App:
             prepared(self.device, self.threads)  # which imports torch: a page on the processor is there sooner
         videos = [] if self.video is None else find_videos(self.video)
         workspace = Workspace(self.workspace)
-        with workspace.reserved():
+        with workspace.reserved(), ExitStack() as stack:
             own = workspace.root.resolve()
             for video in videos:
                 if own not in (video.resolve(), *video.resolve().parents):
                     workspace.add(video)
+            place = stack.enter_context(listening(self.host, self.port))
+            port = place.getsockname()[1]
+            where = address(self.host, port, self.token)
+            print(f"open {where}  (Ctrl-C ends it; everything is saved in {self.workspace})", flush=True)
+            if self.browser:
+                import webbrowser
+
+                webbrowser.open(where)
+            from pixeltrail.app.server import application, server  # while the browser starts
+
             guard = application(
-                workspace, host=self.host, port=self.port, token=self.token, method=self.method, device=self.device,
+                workspace, host=self.host, port=port, token=self.token, method=self.method, device=self.device,
                 threads=self.threads,
             )  # fmt: skip
-
-            def started(_: Callable[[], None]) -> None:
-                address = next(iter(addresses(self.host, guard.port, self.token)))
-                print(f"open {address}  (Ctrl-C ends it; everything is saved in {self.workspace})", flush=True)
-                if self.browser:
-                    import webbrowser
-
-                    webbrowser.open(address)
-
             with suppress(KeyboardInterrupt):  # the way to end it
-                serve(guard, started)
+                server(guard).run(sockets=[place])
         return 0
