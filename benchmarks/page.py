@@ -38,7 +38,7 @@ from pixeltrail.app import runs
 class Server:
     """``pixeltrail app`` on a free port; ``first`` is how long its first frame took, ``spent`` the processor's part."""
 
-    def __init__(self, video: Path, workspace: Path) -> None:
+    def __init__(self, video: Path, workspace: Path, *, ask: bool = True) -> None:
         began = time.perf_counter()
         command = ["app", str(video), "--workspace", str(workspace), "--port", "0", "--no-browser"]
         self.process = subprocess.Popen(
@@ -47,8 +47,10 @@ class Server:
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         self.address = re.search(r"http://[^/]+", said).group()  # type: ignore[union-attr]
-        self.projects = [p["id"] for p in self.json("state")["projects"]]
-        self.ask(f"projects/{self.projects[0]}/frames/0.jpg")
+        self.projects: list[str] = []
+        if ask:
+            self.projects = [p["id"] for p in self.json("state")["projects"]]
+            self.ask(f"projects/{self.projects[0]}/frames/0.jpg")
         self.first, self.spent = time.perf_counter() - began, self.processor()
         self.outgoing: set[str] = set()
         self._over = threading.Event()

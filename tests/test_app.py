@@ -293,6 +293,10 @@ def test_every_frame_is_the_one_that_was_meant(codec, tmp_path):
     order = [170, 3, 2, 100, 101, 150, 60, 179, 0, *np.random.default_rng(0).integers(0, 180, 12).tolist()]
     for t in order:
         np.testing.assert_array_equal(seeker.frame(t), exact[t])
+        key = seeker.key_near(t, 12)  # there is one in each dozen frames
+        assert abs(key - t) <= 12
+        assert seeker.key_near(key, 1) == key
+        assert seeker.key_near(t, 0) == t
     with pytest.raises(InputError, match="beyond"):
         seeker.frame(180)
     np.testing.assert_array_equal(seeker.frame(5), exact[5])

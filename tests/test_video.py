@@ -13,6 +13,7 @@ import pytest
 
 from pixeltrail.data.files import atomic, remove_leftovers, require_writable_folder, write_text
 from pixeltrail.data.images import natural_key, read_image, write_image
+from pixeltrail.data.seek import Seeker
 from pixeltrail.data.video import VideoWriter, open_frames
 from pixeltrail.errors import DamagedInputError, DiskError, InputError
 from videos import SHORT, encode, images, pattern, refused
@@ -148,8 +149,10 @@ def test_a_trimmed_video_is_not_damaged(real_data: Path, tmp_path: Path) -> None
     path = tmp_path / "trimmed.mp4"
     path.write_bytes(content)
     source = open_frames(path)
-    assert 30 <= sum(1 for _ in source) <= 40
+    count = sum(1 for _ in source)
+    assert 30 <= count <= 40
     assert not source.damage
+    assert Seeker(source).count() == count
 
 
 # Folders

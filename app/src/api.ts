@@ -56,6 +56,7 @@ export interface State {
   projects: { id: string; name: string }[];
   colors: string[];
   uploadBytes: number;
+  importBytes: number;
 }
 
 /** Names and titles of what can be exported, and the suffixes of what can be imported. */

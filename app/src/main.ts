@@ -16,6 +16,7 @@ const server = await api.state().catch((error: Error) => {
   throw error;
 });
 model.colors = server.colors;
+model.importBytes = server.importBytes;
 const panel = new Panel(model);
 let reads: string[] = [];
 

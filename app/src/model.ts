@@ -4,15 +4,12 @@ import * as api from "./api";
 import type { Job, Message, Point, Project, Thing } from "./api";
 import { fail, say } from "./dom";
 import { type Step, Steps } from "./history";
-import { Kept } from "./kept";
 import { decode, encode } from "./runs";
+import { Store } from "./store";
 import { explained, type Why } from "./why";
 
 export type Tool = "pan" | "brush" | "eraser" | "polygon" | "box" | "point" | "fill";
 type Runs = Uint8Array<ArrayBuffer>;
-
-const MASK_BYTES = 192 << 20;
-const FRAME_BYTES = 320 << 20;
 
 export class Model {
   project: Project | null = null;
@@ -22,6 +19,8 @@ export class Model {
   overlay: ImageBitmap | null = null;
   /** The nearest key frame's mask carried here by the standard weights and by the adapted ones. */
   compared: [Uint8Array, Uint8Array] | null = null;
+  /** A small picture of the frame that the scrubber has come to, until the frame itself is there. */
+  glance: { frame: number; image: HTMLImageElement } | null = null;
   /** What is being waited for. */
   waiting = "";
   tool: Tool = "brush";
@@ -42,16 +41,17 @@ export class Model {
   broken = false;
   copied: Uint8Array | null = null;
   colors: string[] = [];
+  /** How large a file may be that is imported, in bytes. */
+  importBytes = Infinity;
   readonly steps = new Steps(() => this.changed("history"));
   /** Called with what has changed: "project", "frame", "mask", "tool", "objects", "points", "jobs", "strip", "history". */
   changed: (what: string) => void = () => undefined;
   exported: (name: string) => void = () => undefined;
 
-  private masks = new Kept<Uint8Array>(16);
-  private frames = new Kept<ImageBitmap>(16, (b) => b.close());
-  private loading = new Map<number, Promise<ImageBitmap>>();
+  private store: Store | null = null;
   private runs = new Map<string, { step: Step; frames: number }>();
   private wanted = 0;
+  private reaching: Promise<boolean> | null = null;
   private queue: Promise<unknown> = Promise.resolve();
   private stop: () => void = () => undefined;
 
@@ -74,19 +74,16 @@ export class Model {
   async open(id: string, frame = 0): Promise<void> {
     this.stop();
     const project = await api.project(id);
-    const pixels = project.width * project.height;
-    this.masks = new Kept(Math.max(8, Math.floor(MASK_BYTES / pixels)));
-    this.frames = new Kept(Math.max(6, Math.floor(FRAME_BYTES / (4 * pixels))), (b) => b.close());
-    this.loading.clear();
     this.project = project;
+    this.store = new Store(project);
     this.steps.clear();
     this.runs.clear();
     this.jobs = new Map(project.jobs.map((j) => [j.id, j]));
     this.range = [0, project.count - 1];
     this.chosen = new Set(this.things.map((t) => t.id));
     this.selected = this.things[0]?.id ?? 0;
-    this.ids = new Uint8Array(pixels);
-    this.picture = null;
+    this.ids = new Uint8Array(project.width * project.height);
+    this.picture = this.glance = null;
     this.changed("project");
     this.stop = api.listen(id, (m, data) => this.heard(m, data), (b) => this.reconnected(b));
     await this.show(Math.min(frame, project.count - 1));
@@ -98,37 +95,49 @@ export class Model {
     this.changed("project");
   }
 
-  /** Shows a frame once its picture and mask are there; the last one that was asked for wins. */
-  async show(t: number, following = false): Promise<boolean> {
-    const project = this.project;
-    if (!project) return false;
+  /** Shows a frame once its picture and mask are there. Of those that are asked for meanwhile only the last is loaded
+   * then, so that whoever drags the scrubber never waits for frames that are passed already. */
+  show(t: number, following = false): Promise<boolean> {
+    if (!this.project) return Promise.resolve(false);
     if (!following && this.running) this.left = true;
-    t = Math.max(0, Math.min(project.count - 1, Math.round(t)));
-    this.wanted = t;
-    try {
-      const [picture, ids] = await Promise.all([this.load(t), this.mask(t)]);
-      if (this.wanted !== t || this.project !== project) return false;
-      this.frame = t;
-      this.picture = picture;
-      this.ids = ids.slice();
-      this.overlay = this.compared = null;
-      history.replaceState(null, "", `#${project.id}/${t}`);
-      this.changed("frame");
-      void this.explain();
-      return true;
-    } catch (error) {
-      fail(error);
-      return false;
+    this.wanted = Math.max(0, Math.min(this.project.count - 1, Math.round(t)));
+    this.reaching ??= this.reach().finally(() => (this.reaching = null));
+    return this.reaching;
+  }
+
+  /** Loads what is wanted until that is what is shown. */
+  private async reach(): Promise<boolean> {
+    for (;;) {
+      const { project, store, wanted: t } = this;
+      if (!project || !store) return false;
+      try {
+        const [picture, ids] = await Promise.all([store.frame(t), store.mask(t)]);
+        if (this.project !== project || (this.wanted !== t && this.glance)) continue;
+        this.frame = t;
+        this.picture = picture;
+        this.ids = ids.slice();
+        this.overlay = this.compared = this.glance = null;
+        history.replaceState(null, "", `#${project.id}/${t}`);
+        this.changed("frame");
+        void this.explain();
+      } catch (error) {
+        if (this.project !== project) continue;
+        this.glance = null;
+        fail(error);
+        if (this.wanted === t) return false;
+      }
+      if (this.wanted === t) return true;
     }
   }
 
-  ready = (t: number) => this.frames.has(t) && this.masks.has(t);
-  prefetch(t: number): void {
-    if (this.project && t < this.project.count && !this.ready(t)) {
-      void this.load(t).catch(() => undefined);
-      void this.mask(t).catch(() => undefined);
-    }
+  /** What the scrubber shows of a frame that is still being loaded. */
+  peek(frame: number, image: HTMLImageElement): void {
+    this.glance = { frame, image };
+    this.changed("strip");
   }
+
+  ready = (t: number) => this.store?.ready(t) ?? false;
+  prefetch = (t: number) => this.store?.prefetch(t);
 
   /** The key frame that lies nearest, but not the one that is shown. */
   reference(): number | undefined {
@@ -138,13 +147,14 @@ export class Model {
 
   async explain(): Promise<void> {
     const { project, frame, why } = this;
+    const shown = this.overlay || this.compared || this.waiting;
     this.overlay = this.compared = null;
-    this.wait(!project || why === "none" || why === "heat" ? "" : "One moment…");
-    if (!project) return;
+    if (!project || why === "none" || why === "heat") return shown ? this.wait("") : undefined;
+    this.wait("One moment…");
     const here = () => this.frame === frame && this.why === why && this.project === project;
     try {
-      const shown = await explained(project, frame, why, this.reference());
-      if (here()) Object.assign(this, shown);
+      const found = await explained(project, frame, why, this.reference());
+      if (here()) Object.assign(this, found);
     } catch (error) {
       fail(error);
     }
@@ -155,33 +165,6 @@ export class Model {
     this.waiting = reason;
     this.changed("mask");
   }
-
-  private load(t: number): Promise<ImageBitmap> {
-    const kept = this.frames.get(t);
-    if (kept) return Promise.resolve(kept);
-    const { project, frames, loading } = this;
-    let found = loading.get(t);
-    if (!found) {
-      found = api.picture(project!.id, `frames/${t}.jpg`).then((picture) => {
-        if (this.frames === frames) frames.set(t, picture);
-        return picture;
-      });
-      found.finally(() => loading.delete(t)).catch(() => undefined);
-      loading.set(t, found);
-    }
-    return found;
-  }
-
-  async mask(t: number): Promise<Uint8Array> {
-    const kept = this.masks.get(t);
-    if (kept) return kept;
-    const { project, masks } = this;
-    const known = project!.tracked[t] !== undefined;
-    const ids = known ? decode(await api.mask(project!.id, t), project!.width * project!.height) : this.empty();
-    if (this.masks === masks && !masks.has(t)) masks.set(t, ids);
-    return ids;
-  }
-  private empty = () => new Uint8Array(this.project!.width * this.project!.height);
 
   // Changes
 
@@ -197,7 +180,7 @@ export class Model {
   private put(t: number, runs: Runs, key: boolean, visit = true): void {
     const project = this.project!;
     const ids = decode(runs, project.width * project.height);
-    this.masks.set(t, ids);
+    this.store!.put(t, ids);
     project.keys = project.keys.filter((k) => k !== t);
     if (key) project.keys = [...project.keys, t].sort((a, b) => a - b);
     project.tracked[t] ??= {};
@@ -275,6 +258,9 @@ export class Model {
   import(file: File): void {
     const project = this.project!;
     const [objects, points] = [project.objects, project.points];
+    if (file.size > this.importBytes) {
+      return say(`${file.name} is larger than ${Math.round(this.importBytes / 2 ** 20)} MiB. Split it, by frames or by objects.`, "error");
+    }
     this.save(async () => {
       const { run, frames, points: placed } = await api.importFile(project.id, this.frame, file);
       await this.refresh(project.id);
@@ -307,7 +293,7 @@ export class Model {
     Object.assign(this.project, now);
     for (const t of this.things) if (!known.has(t.id)) this.chosen.add(t.id);
     if (!this.current) this.selected = this.things[0]?.id ?? 0;
-    this.masks.clear();
+    this.store!.forgetMasks();
     await this.show(this.frame, true);
     this.changed("points");
   }
@@ -371,8 +357,8 @@ export class Model {
     if (message.type === "points") project.followed[message.frame] = message.points;
     else {
       project.tracked[message.frame] = message.confidence;
-      if (data.length) this.masks.set(message.frame, decode(data, project.width * project.height));
-      else this.masks.delete(message.frame);
+      if (data.length) this.store!.put(message.frame, decode(data, project.width * project.height));
+      else this.store!.forget(message.frame);
     }
     const lead = this.follow && !this.left && !this.playing;
     if (!this.hands && (message.frame === this.frame || lead)) void this.show(message.frame, true);

@@ -66,10 +66,11 @@ export class Stage {
     if (this.model.why !== "heat") this.looks.hide();
     this.legend.textContent = this.model.waiting || LEGENDS[this.model.why];
     this.legend.hidden = !this.legend.textContent;
-    const all = [0, 0, project.width, project.height] as const;
-    if (what !== "points") tint(this.layer, this.model.ids, this.model.things, [...all]);
-    this.model.compared?.forEach((ids, k) => tint(this.sides[k]!, ids, this.model.things, [...all]));
     this.canvas.setAttribute("aria-label", this.model.picture ? `Frame ${this.model.frame} of ${project.name}` : "Loading");
+    const all = [0, 0, project.width, project.height] as const;
+    if (!["project", "frame", "mask", "objects"].includes(what)) return this.draw();
+    tint(this.layer, this.model.ids, this.model.things, [...all]);
+    this.model.compared?.forEach((ids, k) => tint(this.sides[k]!, ids, this.model.things, [...all]));
     this.draw();
   }
 
@@ -280,6 +281,7 @@ export class Stage {
     if (!project || !picture) return;
     paint.imageSmoothingEnabled = this.scale < 3;
     const place = [this.x, this.y, project.width * this.scale, project.height * this.scale] as const;
+    if (model.glance) return paint.drawImage(model.glance.image, ...place);
     paint.drawImage(picture, ...place);
     if (model.overlay) {
       paint.globalAlpha = model.why === "pca" || model.why === "flow" ? 0.85 : 1;

@@ -39,7 +39,12 @@ export class Timeline {
 
   constructor(private readonly model: Model) {
     let held = false;
-    const go = (e: PointerEvent) => void model.show(this.frameAt(e.offsetX));
+    const go = (e: PointerEvent) => {
+      const t = this.frameAt(e.offsetX);
+      const image = model.ready(t) ? null : this.thumb(this.thumbAt(e.offsetX));
+      if (image?.complete && image.naturalWidth) model.peek(t, image);
+      void model.show(t);
+    };
     this.canvas.addEventListener("pointerdown", (e) => {
       held = true;
       this.canvas.setPointerCapture(e.pointerId);
@@ -56,7 +61,8 @@ export class Timeline {
   }
 
   update(what: string): void {
-    const { project, frame } = this.model;
+    const { project } = this.model;
+    const frame = this.model.glance?.frame ?? this.model.frame;
     if (what === "project") this.thumbs.clear();
     this.root.hidden = !project;
     if (!project) return;
@@ -153,14 +159,26 @@ export class Timeline {
     return Math.max(0, Math.min(count - 1, Math.floor((x / this.canvas.clientWidth) * count)));
   }
 
+  /** Width of a thumbnail. */
+  private get wide(): number {
+    return (THUMBS * this.model.project!.width) / this.model.project!.height;
+  }
+
+  /** The frame whose thumbnail lies there. */
+  private thumbAt(x: number): number {
+    const middle = (Math.floor(x / this.wide + 1e-6) + 0.5) * this.wide;
+    return this.frameAt(Math.min(this.canvas.clientWidth - 1, middle));
+  }
+
   private draw(): void {
     if (!this.drawn) this.drawn = requestAnimationFrame(() => this.paint());
   }
 
   private paint(): void {
     this.drawn = 0;
-    const { project, frame, range } = this.model;
+    const { project, range } = this.model;
     if (!project) return;
+    const frame = this.model.glance?.frame ?? this.model.frame;
     const dense = window.devicePixelRatio || 1;
     const w = this.canvas.clientWidth;
     const high = THUMBS + STRIP + 12;
@@ -170,9 +188,9 @@ export class Timeline {
     paint.scale(dense, dense);
     const style = getComputedStyle(document.documentElement);
     const colour = (name: string) => style.getPropertyValue(name).trim();
-    const wide = (THUMBS * project.width) / project.height;
+    const wide = this.wide;
     for (let x = 0; x < w; x += wide) {
-      const image = this.thumb(this.frameAt(Math.min(w - 1, x + wide / 2)));
+      const image = this.thumb(this.thumbAt(x));
       if (image.complete && image.naturalWidth) paint.drawImage(image, x, 0, wide, THUMBS);
     }
     const per = w / project.count;
@@ -193,7 +211,7 @@ export class Timeline {
     }
     paint.fillStyle = colour("--mark");
     for (const t of project.keys) {
-      const x = (t + 0.5) * per;
+      const x = Math.max(5, Math.min(w - 5, (t + 0.5) * per));
       paint.beginPath();
       for (const [dx, dy] of [[0, -5], [5, 0], [0, 5], [-5, 0]] as const) paint.lineTo(x + dx, y + STRIP / 2 + dy);
       paint.fill();

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 
 import PIL.Image
 
 from pixeltrail.data.seek import Seeker
-from pixeltrail.data.video import FrameSource
+from pixeltrail.data.video import FrameSource, Video
+from pixeltrail.errors import PixeltrailError
 from pixeltrail.types import Image
 
 CACHE_BYTES = 96 << 20
 THUMB = 96
 """Height of a thumbnail in pixels."""
+STRIP = 40
+"""A thumbnail stands for a stretch of the video, and may be of the nearest key frame up to 1/40 of its length away."""
 
 
 class FrameCache:
@@ -38,15 +42,22 @@ class FrameCache:
     @property
     def of_folder(self) -> bool:
         """Whether each frame is a file of its own."""
-        return not self._show.is_video
+        return not isinstance(self.source, Video)
 
     def image(self, index: int) -> Image:
         """(H, W, 3) uint8 RGB. Raises InputError beyond the video's end, DamagedInputError beyond damage."""
         with self._locks[False]:
             return self._show.frame(index)
 
+    def prepare(self) -> None:
+        """Decode the first frame before somebody asks for it; whatever is wrong is said then."""
+        with suppress(PixeltrailError):
+            self.jpeg(0)
+
     def jpeg(self, index: int, *, thumb: bool = False) -> bytes:
-        """The frame, or with ``thumb`` a small picture of it. Raises as `image`."""
+        """The frame, or with ``thumb`` a small picture of what lies there. Raises as `image`."""
+        if thumb:
+            index = self._thumbs.key_near(index, self.count // STRIP)
         key = (index, thumb)
         with self._lock:
             if key in self._kept:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -200,4 +201,11 @@ def server(guard: Guard) -> uvicorn.Server:
         guard, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=3,
         limit_concurrency=256, ws="websockets-sansio", ws_max_size=1 << 16,
     )  # fmt: skip
+    logging.getLogger("uvicorn.error").addFilter(_is_trouble)
     return uvicorn.Server(config)
+
+
+def _is_trouble(record: logging.LogRecord) -> bool:
+    """A request that is cut off because the server is told to end is none."""
+    cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut and "timeout graceful shutdown" not in record.getMessage()

@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -59,9 +60,9 @@ class App:
         workspace = Workspace(self.workspace)
         with workspace.reserved(), ExitStack() as stack:
             own = workspace.root.resolve()
-            for video in videos:
-                if own not in (video.resolve(), *video.resolve().parents):
-                    workspace.add(video)
+            outside = [v for v in videos if own not in (v.resolve(), *v.resolve().parents)]
+            for project in [workspace.add(video) for video in outside][:1]:  # its first frame is what the page shows
+                Thread(target=project.frames.prepare, daemon=True).start()
             place = stack.enter_context(listening(self.host, self.port))
             port = place.getsockname()[1]
             where = address(self.host, port, self.token)

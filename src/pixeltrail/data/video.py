@@ -148,7 +148,7 @@ class _DamageError(Exception):
     """Where a video stops being readable: the message says why."""
 
 
-def _video(path: Path, start: int) -> _Video:
+def _video(path: Path, start: int) -> Video:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty; nothing can be read from it")
     with _open(path) as container:
@@ -165,12 +165,20 @@ def _video(path: Path, start: int) -> _Video:
     if picture is None:
         raise InputError(f"{path}: holds no frames; make the video again")
     image = _Rgb(picture)(picture)
-    return _Video(path, image.shape[:2], fps, count, start, files=[path])
+    return Video(path, image.shape[:2], fps, count, start, files=[path])
 
 
 @dataclass(eq=False)
-class _Video(FrameSource):
+class Video(FrameSource):
+    """A file that is decoded, in contrast to a folder of pictures."""
+
     def frames(self, start: int = 0) -> Iterator[Frame]:
+        for index, (picture, rgb) in enumerate(self.pictures()):
+            if index >= start:
+                yield Frame(index, f"{index:05d}", rgb(picture), picture.time)
+
+    def pictures(self) -> Iterator[Decoded]:
+        """All frames, decoded and not yet turned into RGB. Raises as `frames`."""
         self.damage.clear()
         index = 0
         rgb: _Rgb | None = None
@@ -180,8 +188,7 @@ class _Video(FrameSource):
                 if (picture.height, picture.width) != rgb.coded:
                     sizes = f"is {picture.width}x{picture.height} but the first frame is {_wh(rgb.coded)}"
                     raise InputError(f"{self.path}: frame {index}: {sizes}; cut the video there")
-                if index >= start:
-                    yield Frame(index, f"{index:05d}", rgb(picture), picture.time)
+                yield picture, rgb
                 index += 1
         except _DamageError as error:
             raise self._damaged(index, str(error)) from None
@@ -267,6 +274,10 @@ class _Rgb:
     def __call__(self, picture: Any) -> Image:
         image = np.asarray(self._convert.reformat(picture, format="rgb24").to_ndarray(), np.uint8)
         return image if self._matrix is None else _upright(image, self._matrix)
+
+
+Decoded = tuple[Any, _Rgb]
+"""A decoded picture, and what turns it into an image."""
 
 
 def _upright(image: Image, matrix: list[int]) -> Image:
