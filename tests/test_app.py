@@ -242,32 +242,52 @@ def test_a_job_that_cannot_be_done_says_why(clip, served):
     assert served.job(kind="masks", begin=0, end=1, method="adapted")[0]["note"].startswith("nothing is adapted")
 
 
-def test_jobs_of_several_projects_do_not_mix(tmp_path):
-    """Every project has its own picture, and only its own masks come back, though all track at the same time."""
-    videos = []
-    for k in range(4):
-        with VideoWriter(tmp_path / f"{k}.mp4", 10, (32, 48)) as video:
-            for frame in render(k, frames=4, size=(32, 48), objects=1).frames:
+def test_eight_people_with_twenty_jobs_each_get_their_own_masks(tmp_path):
+    """Every project has a video and an object of its own, and all track at the same time: each mask of each job is, bit for
+    bit, what the project gets when it is alone."""
+    size, count, objects = (32, 48), 3, range(1, 9)
+    method = tmp_path / "colours.py"  # quick, and each mask still depends on all that its project has
+    method.write_text("from pixeltrail.predictors import raw_colour\n\n\ndef build():\n    return raw_colour()\n")
+    videos, truths = [tmp_path / f"{k}.mp4" for k in objects], []
+    for k, path in zip(objects, videos, strict=True):
+        scene = render(k, frames=count, size=size, objects=1)
+        truths.append(np.where(scene.labels[0] > 0, k, 0).astype(np.uint8))
+        with VideoWriter(path, 10, size) as video:
+            for frame in scene.frames:
                 video.write(frame)
-        videos.append(tmp_path / f"{k}.mp4")
-    with Served(tmp_path / "work", *videos) as server:
-        ends: dict[int, list] = {}
+
+    def masks(said: list) -> dict[int, np.ndarray]:
+        return {head["frame"]: runs.decode(data, size) for head, data in said if head["type"] == "mask"}
+
+    wanted = []
+    for video, truth in zip(videos, truths, strict=True):
+        with Served(tmp_path / video.stem, video, method=str(method)) as alone:
+            alone.put_mask(0, truth)
+            wanted.append(masks(alone.job(kind="masks", begin=0, end=count - 1, quality="fast")[1]))
+    assert all(k in found[1] for k, found in zip(objects, wanted, strict=True))
+    wrong: list[str] = []
+    with Served(tmp_path / "work", *videos, method=str(method)) as server:
 
         def user(k: int) -> None:
-            ids = np.zeros((32, 48), np.uint8)
-            ids[4:20, 4:24] = k + 1  # the canary: each project has an object of its own
-            server.put_mask(0, ids, k)
-            ends[k] = [server.job(k, kind="masks", begin=0, end=3, quality="fast") for _ in range(3)]
+            server.put_mask(0, truths[k], k)
+            for turn in range(20):
+                ended, said = server.job(k, kind="masks", begin=0, end=count - 1, quality="fast")
+                found = masks(said)
+                same = found.keys() == wanted[k].keys() and all((found[t] == wanted[k][t]).all() for t in found)
+                if (
+                    ended["state"] != "done"
+                    or not same
+                    or {h["job"] for h, _ in said if h["type"] == "mask"} != {ended["id"]}
+                ):
+                    wrong.append(f"user {k}, job {turn}: {ended}")
+            done.append(k)
 
-        threads = [threading.Thread(target=user, args=(k,)) for k in range(4)]
+        done: list[int] = []
+        threads = [threading.Thread(target=user, args=(k,)) for k in range(8)]
         [thread.start() for thread in threads]
-        [thread.join(120) for thread in threads]
-        for k in range(4):
-            for ended, said in ends[k]:
-                assert ended["state"] == "done"
-                masks = [runs.decode(data, (32, 48)) for head, data in said if head["type"] == "mask"]
-                assert len(masks) == 3
-                assert {int(i) for mask in masks for i in np.unique(mask)} <= {0, k + 1}
+        [thread.join(240) for thread in threads]
+        assert sorted(done) == list(range(8))
+        assert wrong == []
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9", "mpeg4"])
