@@ -151,6 +151,20 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, modifiers=modifiers)
 
+    def type(self, selector: str, text: str) -> None:
+        """Put text into a field in place of what it holds, and press Enter."""
+        self.until(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e?.focus(); e?.select(); return !!e; }})()"
+        )
+        self.send("Input.insertText", text=text)
+        self.key("Enter")
+
+    def drop(self, x: float, y: float, *files: Path) -> None:
+        """Drag files of the system to a place, and let go."""
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
     def shot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 

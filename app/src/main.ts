@@ -248,11 +248,24 @@ model.changed = (what) => {
   timeline.update(what);
 };
 
-addEventListener("dragover", (e) => e.preventDefault());
+const target = h("div", { className: "target", hidden: true }, "Drop a video to open it; masks, boxes or points to bring them in");
+document.body.append(target);
+let hovering = 0; // dragover comes again and again while something is held over the page; how it ends is not always told
+addEventListener("dragover", (e) => {
+  e.preventDefault();
+  target.hidden = !e.dataTransfer?.types.includes("Files");
+  clearTimeout(hovering);
+  hovering = window.setTimeout(() => (target.hidden = true), 800);
+});
 addEventListener("drop", (e) => {
   e.preventDefault();
+  target.hidden = true;
   const dropped = e.dataTransfer?.files[0];
   if (!dropped) return;
+  if (e.dataTransfer.files.length > 1) return say("Drop one file at a time; masks of several frames can come as a ZIP.", "error");
+  if (e.dataTransfer.items[0]?.webkitGetAsEntry()?.isDirectory) {
+    return say(`${dropped.name} is a folder. Open one from the terminal: pixeltrail app ${dropped.name}`, "error");
+  }
   if (model.project && reads.some((suffix) => dropped.name.toLowerCase().endsWith(suffix))) model.import(dropped);
   else void upload(dropped);
 });

@@ -49,7 +49,8 @@ export class Model {
   exported: (name: string) => void = () => undefined;
 
   private store: Store | null = null;
-  private runs = new Map<string, { step: Step; frames: number }>();
+  /** What is known of each job, whose messages may come before the answer that names it. */
+  private runs = new Map<string, { step: Step | null; frames: number; over: boolean }>();
   private wanted = 0;
   private reaching: Promise<boolean> | null = null;
   private queue: Promise<unknown> = Promise.resolve();
@@ -315,15 +316,21 @@ export class Model {
       await this.queue;
       this.left = false;
       const job = await api.start(this.project!.id, body);
-      if (!this.jobs.has(job.id)) this.jobs.set(job.id, job);
-      if (job.kind === "masks" || job.kind === "points") {
-        const step = this.steps.did({ label: "tracking", undo: () => this.swap(job.id), redo: () => this.swap(job.id) });
-        this.runs.set(job.id, { step, frames: 0 });
+      const run = this.run(job.id);
+      if (!run.over && !this.jobs.has(job.id)) this.jobs.set(job.id, job);
+      if ((job.kind === "masks" || job.kind === "points") && (run.frames || !run.over)) {
+        run.step = this.steps.did({ label: "tracking", undo: () => this.swap(job.id), redo: () => this.swap(job.id) });
       }
       this.changed("jobs");
     } catch (error) {
       fail(error);
     }
+  }
+
+  private run(id: string) {
+    const run = this.runs.get(id) ?? { step: null, frames: 0, over: false };
+    this.runs.set(id, run);
+    return run;
   }
 
   act(job: Job, action: "pause" | "resume" | "cancel"): void {
@@ -337,8 +344,9 @@ export class Model {
       const over = ["done", "failed", "cancelled"].includes(message.state);
       if (over) this.jobs.delete(message.id);
       else this.jobs.set(message.id, message);
-      const run = this.runs.get(message.id);
-      if (over && run && !run.frames) this.steps.forget(run.step);
+      const run = this.run(message.id);
+      run.over = over;
+      if (over && run.step && !run.frames) this.steps.forget(run.step);
       if (message.state === "failed") say(message.note, "error");
       if (message.kind === "adapt" && message.state === "done") {
         say(`Adapted: ${message.note}`);
@@ -351,8 +359,7 @@ export class Model {
       return this.changed("jobs");
     }
     const job = this.jobs.get(message.job);
-    const run = this.runs.get(message.job);
-    if (run) run.frames++;
+    this.run(message.job).frames++;
     if (job) Object.assign(job, { done: message.done, total: message.total });
     if (message.type === "points") project.followed[message.frame] = message.points;
     else {

@@ -1,7 +1,7 @@
 // At the right: objects, points, tracking, seeing why, and files in and out.
 
-import type { Adaptation, Formats, Job, Thing } from "./api";
-import { button, h, icon } from "./dom";
+import type { Adaptation, Formats, Job, Point, Thing } from "./api";
+import { button, h, icon, say } from "./dom";
 import type { Model } from "./model";
 import type { Why } from "./why";
 
@@ -19,6 +19,7 @@ export class Panel {
   private readonly format = h("select", { "aria-label": "Format" });
   private readonly what = h("select", { "aria-label": "What to export" }, h("option", { value: "masks" }, "Masks"), h("option", { value: "points" }, "Points"));
   private readonly file = h("input", { type: "file", hidden: true, onchange: () => this.take() });
+  private readonly export = button("Export and download", "Export", () => void this.model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide", disabled: true });
   private readonly adapted = h("div", { className: "adapted" });
   private readonly why = new Map<Why, HTMLButtonElement>();
   private readonly follow = h("input", { type: "checkbox", checked: true, onchange: () => (this.model.follow = this.follow.checked) });
@@ -59,14 +60,14 @@ export class Panel {
       section("Files",
         h("div", { className: "row" }, button("Import masks, boxes or points: a PNG for this frame, or any file that pixeltrail convert reads", "Import…", () => this.file.click(), { className: "wide" }), this.file),
         h("label", { className: "field" }, "Format", this.format),
-        h("div", { className: "row" }, this.what,
-          button("Export and download", "Export", () => void model.begin({ kind: "export", format: this.format.value, what: this.what.value }), { className: "wide" }))),
+        h("div", { className: "row" }, this.what, this.export)),
     );
   }
 
   /** Files of these kinds can be imported, and exported. */
   offer({ writes, reads }: Formats): void {
     this.file.accept = reads.join(",");
+    this.export.disabled = false;
     const names: Record<string, string> = { mp4: "Overlay video (MP4)", webm: "Overlay video (WebM)", gif: "Overlay (GIF)", davis: "DAVIS masks (PNG)", cutouts: "Cut-outs (PNG)" };
     this.format.replaceChildren(...Object.entries(writes).map(([key, title]) => h("option", { value: key }, names[key] ?? title)));
   }
@@ -75,15 +76,13 @@ export class Panel {
     const { model } = this;
     this.root.hidden = !model.project;
     if (!model.project) return;
-    if (!this.objects.contains(document.activeElement) || document.activeElement?.tagName !== "INPUT" || (document.activeElement as HTMLInputElement).type !== "text") {
+    const typing = document.activeElement?.classList.contains("name") ?? false; // a list that is made anew would take the field away
+    if (!typing) {
       this.objects.replaceChildren(...model.things.map((t) => this.thing(t)));
       if (!model.things.length) this.objects.append(h("li", { className: "empty" }, "No object yet. Choose the brush and paint one: it is made by itself."));
     }
     this.pointsBlock.hidden = !model.points.length;
-    this.points.replaceChildren(...model.points.map((p) => h("li", {},
-      h("span", { className: "dot" }), h("span", { className: "grow" }, p.name),
-      button(`Delete ${p.name}`, "bin", () => model.setPoints("delete point", model.points.filter((q) => q.id !== p.id)), { className: "plain" }))));
-    this.points.querySelectorAll<HTMLElement>(".dot").forEach((dot, i) => (dot.style.background = `hsl(${(model.points[i]!.id * 137.5) % 360} 90% 65%)`));
+    if (!typing) this.points.replaceChildren(...model.points.map((p) => this.point(p)));
     const methods = [["standard", "Standard"], ...((model.project.adapted?.kept ?? "original") !== "original" ? [["adapted", "Adapted"]] : [])] as const;
     if (this.method.options.length !== methods.length) {
       this.method.replaceChildren(...methods.map(([value, label]) => h("option", { value: value! }, label!)));
@@ -97,7 +96,8 @@ export class Panel {
   private thing(t: Thing): HTMLElement {
     const { model } = this;
     const colour = h("input", { type: "color", value: t.color, className: "colour", "aria-label": `Colour of ${t.name}`, onchange: (e: Event) => model.change(t.id, "colour", { color: (e.target as HTMLInputElement).value }) });
-    const name = h("input", { type: "text", value: t.name, maxLength: 60, className: "name", "aria-label": `Name of object ${t.id}`, onfocus: () => this.select(t.id), onchange: (e: Event) => model.change(t.id, "rename", { name: (e.target as HTMLInputElement).value.trim() || `Object ${t.id}` }) });
+    const name = this.name(t.name, `Name of object ${t.id}`, (given) => model.change(t.id, "rename", { name: given || `Object ${t.id}` }));
+    name.addEventListener("focus", () => this.select(t.id));
     const sure = model.project!.tracked[model.frame]?.[t.id];
     const ticked = h("input", { type: "checkbox", checked: model.chosen.has(t.id), title: "Follow when tracking", "aria-label": `Follow ${t.name}`, onchange: (e: Event) => void ((e.target as HTMLInputElement).checked ? model.chosen.add(t.id) : model.chosen.delete(t.id)) });
     return h("li", { className: t.id === model.selected ? "selected" : "", "aria-current": String(t.id === model.selected), onclick: (e: Event) => e.target === e.currentTarget && this.select(t.id) },
@@ -106,6 +106,30 @@ export class Panel {
       button(`${t.hidden ? "Show" : "Hide"} ${t.name}`, t.hidden ? "hidden" : "eye", () => model.change(t.id, "hide", { hidden: !t.hidden }), { className: "plain", "aria-pressed": String(t.hidden) }),
       button(`${t.locked ? "Unlock" : "Lock"} ${t.name}`, t.locked ? "lock" : "open", () => model.change(t.id, "lock", { locked: !t.locked }), { className: "plain", "aria-pressed": String(t.locked) }),
       button(`Delete ${t.name}`, "bin", () => model.change(t.id, "delete object", { deleted: true }), { className: "plain" }));
+  }
+
+  private point(p: Point): HTMLElement {
+    const { model } = this;
+    const dot = h("span", { className: "dot" });
+    dot.style.background = `hsl(${(p.id * 137.5) % 360} 90% 65%)`;
+    const renamed = (given: string) => model.points.map((q) => (q.id === p.id ? { ...q, name: given || `Point ${p.id + 1}` } : q));
+    return h("li", {}, dot, this.name(p.name, `Name of point ${p.id + 1}`, (given) => model.setPoints("rename", renamed(given))),
+      button(`Delete ${p.name}`, "bin", () => model.setPoints("delete point", model.points.filter((q) => q.id !== p.id)), { className: "plain" }));
+  }
+
+  /** A name that can be changed: Enter takes it, Escape leaves it as it was. */
+  private name(value: string, label: string, take: (given: string) => void): HTMLInputElement {
+    const field = h("input", { type: "text", value, maxLength: 60, className: "name", title: value, "aria-label": label });
+    field.addEventListener("keydown", (e) => {
+      if (e.key === "Escape") field.value = value;
+      if (e.key === "Escape" || e.key === "Enter") field.blur();
+    });
+    field.addEventListener("blur", () => {
+      const given = field.value.trim();
+      if (given !== value) take(given);
+      else this.update();
+    });
+    return field;
   }
 
   /** What adapting has changed, on frames that it was not trained on. */
@@ -152,6 +176,7 @@ export class Panel {
     if (!model.project || model.running) return;
     const end = step > 0 ? Math.max(model.range[1], model.frame) : Math.min(model.range[0], model.frame);
     const points = model.points.length > 0 && (model.tool === "point" || !model.things.length);
+    if (!points && !model.ids.some((id) => id)) return say(`Frame ${model.frame} shows no object. Paint one here, then track from it.`);
     void model.begin({
       kind: points ? "points" : "masks", begin: model.frame, end, method: this.method.value || "standard", quality: this.quality.value,
       objects: model.things.map((t) => t.id).filter((i) => model.chosen.has(i)),

@@ -1,11 +1,15 @@
 // Below the picture: play and step, and the scrubber with thumbnails, key frames, and how sure the tracker was.
 
 import * as api from "./api";
-import { button, h, icon } from "./dom";
+import { button, h, icon, say } from "./dom";
 import type { Model } from "./model";
 
 const THUMBS = 46;
 const STRIP = 14;
+/** Instead of how sure the tracker was: it has been here, and found none of the objects. */
+const GONE = 2;
+/** Frames in doubt that lie closer together are one stretch. */
+const APART = 8;
 
 export class Timeline {
   private readonly canvas = h("canvas", { className: "strip", tabIndex: 0, role: "slider", "aria-label": "Frame", "aria-valuemin": 0 });
@@ -34,7 +38,7 @@ export class Timeline {
     this.canvas,
     h("div", { className: "legend muted" },
       h("span", { className: "swatch key" }), "key frame", h("span", { className: "swatch sure" }), "sure",
-      h("span", { className: "swatch doubt" }), "in doubt", h("span", { className: "swatch none" }), "not tracked yet"),
+      h("span", { className: "swatch doubt" }), "in doubt", h("span", { className: "swatch gone" }), "nothing found", h("span", { className: "swatch none" }), "not tracked yet"),
   );
 
   constructor(private readonly model: Model) {
@@ -130,7 +134,7 @@ export class Timeline {
     if (next !== undefined) void this.model.show(next);
   }
 
-  /** How sure the tracker was of a frame: of its least certain object or point that is there. */
+  /** How sure the tracker was of a frame: of its least certain object or point that is there; GONE where none is. */
   private sure(t: number): number | null {
     const { project, things, points } = this.model;
     const [masks, places] = [project!.tracked[t], project!.followed[t]];
@@ -138,20 +142,27 @@ export class Timeline {
     let least = Infinity;
     for (const { id } of masks ? things : []) if (masks![id]! > 0) least = Math.min(least, masks![id]!);
     for (const { id } of places ? points : []) if (places![id]) least = Math.min(least, places![id]![2]);
-    return least < Infinity ? least : null;
+    return least < Infinity ? least : GONE;
   }
 
+  /** Goes to the worst frame of the next stretch among the tenth of frames that the tracker was least sure of. */
   doubt(): void {
     const { project, frame } = this.model;
     if (!project) return;
-    const sure = Array.from({ length: project.count }, (_, t) => (project.keys.includes(t) ? null : this.sure(t)));
-    const known = sure.filter((c): c is number => c !== null).sort((a, b) => a - b);
-    const limit = known[Math.floor(known.length / 10)];
-    const doubtful = (t: number) => sure[t] != null && limit !== undefined && sure[t]! <= limit;
-    for (let k = 1; k <= project.count; k++) {
-      const t = (frame + k) % project.count;
-      if (doubtful(t)) return void this.model.show(t);
-    }
+    const keys = new Set(project.keys);
+    const sure = Array.from({ length: project.count }, (_, t) => (keys.has(t) ? null : this.sure(t)));
+    const known = sure.filter((c): c is number => c !== null && c !== GONE).sort((a, b) => a - b);
+    if (!known.length) return say("Nothing is tracked yet.");
+    const limit = known[Math.floor(known.length / 10)]!;
+    const worst: number[] = [];
+    let last = -Infinity;
+    sure.forEach((c, t) => {
+      if (c === null || c > limit) return;
+      if (t - last > APART) worst.push(t);
+      else if (c < sure[worst.at(-1)!]!) worst[worst.length - 1] = t;
+      last = t;
+    });
+    void this.model.show(worst.find((t) => t > frame) ?? worst[0]!);
   }
 
   private frameAt(x: number): number {
@@ -206,7 +217,7 @@ export class Timeline {
         if (sure !== null && (worst === null || sure < worst)) worst = sure;
       }
       if (worst === null) continue;
-      paint.fillStyle = `hsl(${Math.round(150 * Math.max(0, Math.min(1, (worst - 0.3) / 0.6)))} 65% 48%)`;
+      paint.fillStyle = worst === GONE ? colour("--gone") : `hsl(${Math.round(150 * Math.max(0, Math.min(1, (worst - 0.3) / 0.6)))} 65% 48%)`;
       paint.fillRect((c * w) / columns, y, Math.max(1, w / columns) + 0.5, STRIP);
     }
     paint.fillStyle = colour("--mark");

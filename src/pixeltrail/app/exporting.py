@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -42,9 +42,16 @@ def export(format: str, what: Literal["masks", "points"]) -> Callable[[Job], Non
         finally:
             shutil.rmtree(target, ignore_errors=True)
             target.unlink(missing_ok=True)
-        job.result, job.note = name, "; ".join(notes)
+        job.result, job.note = name, _told(notes)
 
     return work
+
+
+def _told(notes: Sequence[str]) -> str:
+    """What was changed, and in one sentence all that the format has no place for."""
+    gone = [note.partition(" holds no ")[2].removesuffix(": left out") for note in notes if note.endswith(": left out")]
+    changed = [note for note in notes if not note.endswith(": left out")]
+    return ". ".join([*changed, *([f"Not in this format: {', '.join(gone)}"] if gone else [])])
 
 
 def _annotations(project: Project, what: Literal["masks", "points"]) -> Annotations:

@@ -133,6 +133,7 @@ class Jobs:
             try:
                 job.check()
                 job.state = "running"
+                job.tell()
                 work(job)
                 job.state = "done"
             finally:
