@@ -164,8 +164,7 @@ def _video(path: Path, start: int) -> Video:
         raise InputError(f"{path}: frame 0: cannot be read ({error}); make the video again or convert it") from None
     if picture is None:
         raise InputError(f"{path}: holds no frames; make the video again")
-    image = _Rgb(picture)(picture)
-    return Video(path, image.shape[:2], fps, count, start, files=[path])
+    return Video(path, _Rgb(picture).size, fps, count, start, files=[path])
 
 
 @dataclass(eq=False)
@@ -271,6 +270,11 @@ class _Rgb:
         matrix = first.side_data.get("DISPLAYMATRIX")
         self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).tolist()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.coded[::-1] if self._matrix is not None and _lies(self._matrix) else self.coded
+
     def __call__(self, picture: Any) -> Image:
         image = np.asarray(self._convert.reformat(picture, format="rgb24").to_ndarray(), np.uint8)
         return image if self._matrix is None else _upright(image, self._matrix)
@@ -283,11 +287,17 @@ Decoded = tuple[Any, _Rgb]
 def _upright(image: Image, matrix: list[int]) -> Image:
     """Apply a display matrix [a b u c d v x y w] (ISO/IEC 14496-12): (x, y) is shown at (a·x + c·y, b·x + d·y)."""
     a, b, _, c, d = matrix[:5]
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        down, right = d, a
-    else:
+    if _lies(matrix):
         image, down, right = image.transpose(1, 0, 2), b, c
+    else:
+        down, right = d, a
     return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+
+
+def _lies(matrix: list[int]) -> bool:
+    """Whether a display matrix turns rows into columns."""
+    a, b, _, c, d = matrix[:5]
+    return abs(a) + abs(d) < abs(b) + abs(c)
 
 
 def _wh(size: tuple[int, ...]) -> str:
