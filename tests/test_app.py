@@ -322,6 +322,20 @@ def test_every_frame_is_the_one_that_was_meant(codec, tmp_path):
     np.testing.assert_array_equal(seeker.frame(5), exact[5])
 
 
+def test_a_video_that_was_cut_short_has_as_many_frames_as_are_there(tmp_path):
+    """Its table of samples, in front, still lists them all."""
+    whole, part = tmp_path / "whole.mp4", tmp_path / "part.mp4"
+    with VideoWriter(whole, 10, (64, 96)) as out:
+        for frame in render(0, frames=40, size=(64, 96), objects=2).frames:
+            out.write(frame)
+    content = whole.read_bytes()
+    part.write_bytes(content[: len(content) * 2 // 3])
+    assert Seeker(open_frames(whole)).count() == 40
+    seeker = Seeker(open_frames(part))
+    assert 0 < seeker.count() < 40
+    assert seeker.count() == len(seeker.index.stamps()[0])
+
+
 def test_runs_are_exact_and_refuse_what_does_not_fit():
     ids = np.random.default_rng(0).integers(0, 3, (11, 7)).astype(np.uint8)
     np.testing.assert_array_equal(runs.decode(runs.encode(ids), (11, 7)), ids)

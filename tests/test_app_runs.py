@@ -206,6 +206,17 @@ def test_the_command_line_tracks_in_a_workspace_and_the_page_shows_it(clip, tmp_
     capsys.readouterr()
 
 
+def test_both_ways_from_one_key_frame_is_the_same_in_a_workspace(clip, tmp_path, capsys):
+    video, label = clip / "video.mp4", f"{clip / 'masks' / '00004.png'}@4"
+    command = ["track", str(video), "--labels", label, "--direction", "both", "--quality", "fast"]
+    assert main([*command, "--workspace", str(tmp_path / "work")]) == 0
+    assert main([*command, "--out", str(tmp_path / "out"), "--no-overlay"]) == 0
+    for t in range(FRAMES):
+        ours = (tmp_path / "work" / "video" / "masks" / f"{t:05d}.png").read_bytes()
+        assert ours == (tmp_path / "out" / "masks" / f"{t:05d}.png").read_bytes(), t
+    capsys.readouterr()
+
+
 def test_labels_and_points_of_the_command_line_are_on_the_page(clip, tmp_path, capsys):
     video, work, first = clip / "video.mp4", tmp_path / "work", clip / "masks" / "00000.png"
     (tmp_path / "q.csv").write_text("x,y,t,name\n20,30,0,nose\n")

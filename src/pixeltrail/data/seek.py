@@ -46,8 +46,9 @@ class Index:
         that a long one need not be read for it; what a header of another file declares may be wrong."""
         with _open(self.path) as container:
             stream = _stream(container, self.path)
-            entries = stream.index_entries
-            if container.format.name.startswith("mov") and len(entries) == stream.frames > 0:
+            entries, room = list(stream.index_entries), self.path.stat().st_size
+            complete = len(entries) == stream.frames > 0 and all(e.pos + e.size <= room for e in entries)
+            if container.format.name.startswith("mov") and complete:
                 return sum(not entry.is_discard for entry in entries)
         return len(self.stamps()[0])
 
