@@ -149,10 +149,11 @@ class Live(Session):
             ids, confidence = self._decided(values, work)
         else:
             values, others = self._merged(tracked, labels, work)
-            ids, confidence = self._decided(others, work)
             given = labels.ids != VOID if tracked is None else np.isin(labels.ids, labels.objects)
-            ids = np.where(given, labels.ids, ids)
-            confidence = np.where(given, np.float32(1), confidence)
+            ids, confidence = labels.ids.copy(), np.ones(labels.size, np.float32)
+            if not given.all():
+                found, sure = self._decided(others, work)
+                ids, confidence = np.where(given, ids, found), np.where(given, confidence, sure)
         if self.tracker.protocol.keep == "hard":
             values = self._cells_of(ids, work, hard=True)
         now = self.index - self.born
