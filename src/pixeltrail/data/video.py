@@ -158,10 +158,10 @@ def _video(path: Path, start: int) -> Video:
         count = stream.frames or None
         if count is None and fps and container.duration:
             count = max(1, round(container.duration / av.time_base * fps))
-    try:
-        picture = next(_pictures(path), None)
-    except _DamageError as error:
-        raise InputError(f"{path}: frame 0: cannot be read ({error}); make the video again or convert it") from None
+        try:
+            picture = next(_decoded(container, stream), None)
+        except _DamageError as error:
+            raise InputError(f"{path}: frame 0: cannot be read ({error}); make the video again or convert it") from None
     if picture is None:
         raise InputError(f"{path}: holds no frames; make the video again")
     return Video(path, _Rgb(picture).size, fps, count, start, files=[path])
@@ -228,29 +228,33 @@ def _stream(container: Any, path: Path) -> Any:
 def _pictures(path: Path) -> Iterator[Any]:
     """The decoded pictures of a video in presentation order. Raises _DamageError after the last trustworthy one."""
     with _open(path) as container:
-        stream = _stream(container, path)
-        packets = container.demux(stream)
-        end = 0
-        while True:
-            packet, pictures = None, []
-            with av.logging.Capture() as log:
-                try:
-                    if (packet := next(packets, None)) is not None:
-                        pictures = packet.decode()
-                except (av.FFmpegError, ValueError, MemoryError) as error:
-                    log.append((av.logging.ERROR, "", one_line(error)))
-            corrupt = next((p for p in pictures if p.is_corrupt), None)
-            if log or corrupt:
-                yield from _good(stream, pictures, corrupt or packet)
-                raise _DamageError(one_line(log[0][2]) if log else "marked as corrupt")
-            yield from pictures
-            if packet is None:
-                break
-            if packet.pts is not None:
-                end = max(end, packet.pts + (packet.duration or 0) - (stream.start_time or 0))
-        # Time, not the announced number of frames: an edit list (a trimmed phone video) rightly leaves frames out.
-        if stream.duration and end < 0.9 * stream.duration:
-            raise _DamageError("the video ends here, before its announced end")
+        yield from _decoded(container, _stream(container, path))
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Those of a container that is open already."""
+    packets = container.demux(stream)
+    end = 0
+    while True:
+        packet, pictures = None, []
+        with av.logging.Capture() as log:
+            try:
+                if (packet := next(packets, None)) is not None:
+                    pictures = packet.decode()
+            except (av.FFmpegError, ValueError, MemoryError) as error:
+                log.append((av.logging.ERROR, "", one_line(error)))
+        corrupt = next((p for p in pictures if p.is_corrupt), None)
+        if log or corrupt:
+            yield from _good(stream, pictures, corrupt or packet)
+            raise _DamageError(one_line(log[0][2]) if log else "marked as corrupt")
+        yield from pictures
+        if packet is None:
+            break
+        if packet.pts is not None:
+            end = max(end, packet.pts + (packet.duration or 0) - (stream.start_time or 0))
+    # Time, not the announced number of frames: an edit list (a trimmed phone video) rightly leaves frames out.
+    if stream.duration and end < 0.9 * stream.duration:
+        raise _DamageError("the video ends here, before its announced end")
 
 
 def _good(stream: Any, pictures: list[Any], bad: Any) -> list[Any]:
