@@ -53,9 +53,18 @@ export function polygon(corners: XY[], width: number, height: number): (i: numbe
 /** Colours a rectangle of `layer`, which is as large as the mask: a tint, and a line where an object ends. */
 export function tint(layer: HTMLCanvasElement, ids: Uint8Array, things: Thing[], [left, top, wide, high]: Rectangle): void {
   const { width, height } = layer;
-  const [x0, y0] = [Math.max(0, left), Math.max(0, top)];
-  const [x1, y1] = [Math.min(width, left + wide), Math.min(height, top + high)];
+  const [x0, x1] = [Math.max(0, left), Math.min(width, left + wide)];
+  let [y0, y1] = [Math.max(0, top), Math.min(height, top + high)];
   if (x1 <= x0 || y1 <= y0) return;
+  const paint = layer.getContext("2d")!;
+  paint.clearRect(x0, y0, x1 - x0, y1 - y0);
+  const empty = (y: number) => {
+    for (let i = y * width + x0; i < y * width + x1; i++) if (ids[i]) return false;
+    return true;
+  };
+  while (y0 < y1 && empty(y0)) y0++; // most of a large picture is often background
+  while (y0 < y1 && empty(y1 - 1)) y1--;
+  if (y0 === y1) return;
   const image = new ImageData(x1 - x0, y1 - y0);
   const out = new Uint32Array(image.data.buffer);
   const [soft, line] = [new Uint32Array(256), new Uint32Array(256)];
@@ -77,5 +86,5 @@ export function tint(layer: HTMLCanvasElement, ids: Uint8Array, things: Thing[],
       out[k] = edge ? line[id]! : soft[id]!;
     }
   }
-  layer.getContext("2d")!.putImageData(image, x0, y0);
+  paint.putImageData(image, x0, y0);
 }

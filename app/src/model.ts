@@ -77,6 +77,7 @@ export class Model {
     const project = await api.project(id);
     this.project = project;
     this.store = new Store(project);
+    this.store.prefetch(Math.min(frame, project.count - 1)); // on its way while the page is made ready for it
     this.steps.clear();
     this.runs.clear();
     this.jobs = new Map(project.jobs.map((j) => [j.id, j]));

@@ -57,7 +57,7 @@ export class Stage {
       this.corners = [];
       this.looks.hide();
       if (project) {
-        for (const layer of [this.layer, ...this.sides]) Object.assign(layer, { width: project.width, height: project.height });
+        Object.assign(this.layer, { width: project.width, height: project.height });
         this.fit();
       }
     }
@@ -68,9 +68,13 @@ export class Stage {
     this.legend.hidden = !this.legend.textContent;
     this.canvas.setAttribute("aria-label", this.model.picture ? `Frame ${this.model.frame} of ${project.name}` : "Loading");
     const all = [0, 0, project.width, project.height] as const;
-    if (!["project", "frame", "mask", "objects"].includes(what)) return this.draw();
+    if (!["frame", "mask", "objects"].includes(what)) return this.draw();
     tint(this.layer, this.model.ids, this.model.things, [...all]);
-    this.model.compared?.forEach((ids, k) => tint(this.sides[k]!, ids, this.model.things, [...all]));
+    this.sides.forEach((side, k) => {
+      const ids = this.model.compared?.[k];
+      Object.assign(side, ids ? { width: project.width, height: project.height } : { width: 0, height: 0 });
+      if (ids) tint(side, ids, this.model.things, [...all]);
+    });
     this.draw();
   }
 

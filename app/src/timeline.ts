@@ -200,7 +200,7 @@ export class Timeline {
     const style = getComputedStyle(document.documentElement);
     const colour = (name: string) => style.getPropertyValue(name).trim();
     const wide = this.wide;
-    for (let x = 0; x < w; x += wide) {
+    for (let x = 0; x < w && this.model.picture; x += wide) { // what is shown large comes first
       const image = this.thumb(this.thumbAt(x));
       if (image.complete && image.naturalWidth) paint.drawImage(image, x, 0, wide, THUMBS);
     }
