@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 import threading
 import zipfile
@@ -354,6 +355,17 @@ def test_what_is_painted_while_tracking_goes_on_is_kept(clip, tmp_path):
     kept = project.track(3, np.zeros(SIZE, np.uint8), [1, 2], {1: 0.5, 2: 0.5})
     np.testing.assert_array_equal(kept, ids)
     np.testing.assert_array_equal(project.mask(3), ids)
+
+
+def test_a_project_whose_folder_was_taken_away_does_not_keep_others_from_being_saved(clip, tmp_path, capsys):
+    workspace = Workspace(tmp_path / "work")
+    write_rendered(tmp_path / "second", 4, FRAMES, SIZE, 2)
+    lost, other = workspace.add(clip / "video.mp4"), workspace.add(tmp_path / "second" / "video.mp4")
+    other.set_things([Thing(1, "kept", "#ff0000", deleted=True)])
+    shutil.rmtree(lost.folder)
+    workspace.close()
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert json.loads((other.folder / "project.json").read_text())["objects"] == []
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "websockets"])

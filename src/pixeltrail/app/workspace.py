@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,12 @@ class Workspace:
     def close(self) -> None:
         with self.lock:
             for project in self._open.values():
-                project.close()
+                try:
+                    project.close()
+                except (
+                    PixeltrailError
+                ) as error:  # its folder is gone, the disk is full: the others are kept all the same
+                    print(f"error: {error}", file=sys.stderr)
             self._open.clear()
 
     def _abouts(self) -> Iterable[tuple[Path, dict[str, Any]]]:
