@@ -7,6 +7,7 @@ Starts ``pixeltrail app VIDEO`` as a person does, and asks it what the page asks
 - *jump* and *next*: a frame anywhere and the one after it, alone and while the video is tracked,
 - *memory*: what the server holds after each of these, and the most that it held,
 - *outgoing*: connections of the server to anywhere but this machine, looked for all the while,
+- with a folder of videos in VIDEO's place, *open* alone: from the choice of another video to its first frame's bytes,
 - with ``--users``: so many people with a project of their own, each with ``--jobs`` jobs one after the other, all at the
   same time; every mask that comes back must hold their own object and no other's.
 """
@@ -229,6 +230,24 @@ def many_users(video: Path, users: int, jobs: int) -> None:
             server.close()
 
 
+def opened(folder: Path, times: int) -> None:
+    """From the choice of a video in an open page to its first frame, for all of a folder but the first."""
+    found: dict[str, list[float]] = {}
+    for _ in range(times):
+        with tempfile.TemporaryDirectory() as work:
+            server = Server(folder, Path(work) / "work")
+            try:
+                for project in server.projects[1:]:
+                    began = time.perf_counter()
+                    name = server.json(f"projects/{project}")["name"]
+                    server.ask(f"projects/{project}/frames/0.jpg")
+                    found.setdefault(name, []).append(time.perf_counter() - began)
+            finally:
+                server.close()
+    for name, seconds in found.items():
+        print(f"open {name:17s} {statistics.median(seconds):7.3f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path)
@@ -237,7 +256,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=20)
     given = parser.parse_args()
-    if given.users:
+    if given.video.is_dir():
+        opened(given.video, given.starts)
+    elif given.users:
         many_users(given.video, given.users, given.jobs)
     else:
         one_video(given.video, given.quality, given.starts)
