@@ -288,6 +288,16 @@ def test_catalogue_names_the_nearest_and_takes_files(tmp_path: Path):
     mine = tmp_path / "mine.py"
     mine.write_text("from pixeltrail.methods.dul import build as build\n")
     assert isinstance(catalogue.build(str(mine), width=8), pixeltrail.Tracker)
+    (tmp_path / "narrow_settings_of_mine.py").write_text("WIDTH = 8\n")
+    mine.write_text(
+        "from narrow_settings_of_mine import WIDTH\nfrom pixeltrail.methods.dul import build as whole\n\n\n"
+        "def build():\n    return whole(width=WIDTH)\n"
+    )
+    assert catalogue.build(str(mine)).encoder.channels == catalogue.build("dul", width=8).encoder.channels
+    for text in ("import no_such_module_anywhere\n", "def build(:\n"):
+        mine.write_text(text)
+        with pytest.raises(InputError, match=r"mine\.py: cannot be imported"):
+            catalogue.build(str(mine))
     with pytest.raises(InputError, match="colour"):
         catalogue.build("dul", colour=3)
 

@@ -13,7 +13,6 @@ It normalises colours itself. See ``examples/own_backbone.py``.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixeltrail.bottleneck import DropRGB
+from pixeltrail.catalogue import own_file
 from pixeltrail.errors import InputError, ShapeError
 from pixeltrail.tracker import Protocol, Tracker
 
@@ -73,12 +73,7 @@ def _found(name: str) -> Any:
     if not colon or not what.isidentifier():
         raise InputError(f"--encoder {name}: expected FILE.py:FUNCTION or MODULE:FUNCTION")
     if where.endswith(".py"):
-        path = Path(where)
-        spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
-        if spec is None or spec.loader is None:
-            raise InputError(f"--encoder {name}: {where}: no such file; give a Python file with the function in it")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = own_file(Path(where), "the function in it")
     else:
         try:
             module = importlib.import_module(where)

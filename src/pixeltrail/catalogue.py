@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -23,20 +24,32 @@ def names() -> list[str]:
 def module(method: str) -> ModuleType:
     """The module of a method, by name (``"mast"``) or path (``"./mine.py"``)."""
     if method.endswith(".py"):
-        path = Path(method)
-        if not path.is_file():
-            raise InputError(f"{method}: no such file; give a Python file with a function build() -> Tracker")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise InputError(f"{method}: cannot be imported as Python")
-        found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
+        found = own_file(Path(method), "a function build() -> Tracker")
     else:
         if method not in names():
             raise UnknownNameError(unknown("method", method, names()))
         found = importlib.import_module(f"pixeltrail.methods.{method}")
     if not callable(getattr(found, "build", None)):
         raise InputError(f"{method}: has no function build(); it must return a pixeltrail.Tracker")
+    return found
+
+
+def own_file(path: Path, holding: str) -> ModuleType:
+    """Somebody's own Python file as a module. As in a script, it can import what lies beside it.
+
+    Raises InputError where there is no such file, for one that is not Python, and for imports that are not found.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: no such file; give a Python file with {holding}")
+    found = importlib.util.module_from_spec(spec)
+    beside = str(path.absolute().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)  # last, so that nothing installed is hidden by it
+    try:
+        spec.loader.exec_module(found)
+    except (ImportError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
     return found
 
 
