@@ -88,6 +88,10 @@ class MemoryBank:
         self._frames[t] = key, value
         self._frames = {f: kept for f, kept in self._frames.items() if self._keeps(f)}
 
+    def remembered(self) -> list[tuple[int, Tensor, Tensor]]:
+        """All frames in order: number, key (B, C, h, w) and value (B, K, h, w)."""
+        return [(t, *self._frames[t]) for t in sorted(self._frames)]
+
     def pin(self, t: int) -> None:
         """Keep frame t for ever, as one that the user has labelled, and make it a reference of every later frame.
 
@@ -97,6 +101,10 @@ class MemoryBank:
         if t <= self._now and t not in self._frames:
             raise InputError(f"frame {t}: no longer remembered; write it again before it is pinned")
         self._pinned.add(t)
+
+    def is_pinned(self, t: int) -> bool:
+        """Whether frame t is kept for ever."""
+        return t in self._pinned
 
     def read(self, t: int) -> tuple[list[int], Tensor, Tensor]:
         """The references of frame t in order: their numbers, keys (B, S, C, h, w) and values (B, S, K, h, w).

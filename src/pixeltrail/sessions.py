@@ -148,7 +148,10 @@ class Live(Session):
             values = tracked
             ids, confidence = self._decided(values, work)
         else:
+            known = len(self.ids)
             values, others = self._merged(tracked, labels, work)
+            if tracked is not None and len(self.ids) > known:
+                self._look_back(key, values, known)
             given = labels.ids != VOID if tracked is None else np.isin(labels.ids, labels.objects)
             ids, confidence = labels.ids.copy(), np.ones(labels.size, np.float32)
             if not given.all():
@@ -201,6 +204,20 @@ class Live(Session):
         free = 1 - given[:, 1:].sum(1, keepdim=True)
         given[:, 0] = 0
         return given + others / others.sum(1, keepdim=True).clamp_min(1e-6) * free, others
+
+    def _look_back(self, key: Tensor, values: Tensor, known: int) -> None:
+        """What is named only now passed for background in the remembered frames, all of which would speak against it. So they
+        are given the objects beyond the ``known`` ones by the same copying, backward in time, and only where they hold
+        background: what the user has said of other objects stays."""
+        now = self.index - self.born
+        self.appearance = Appearance(self.tracker.protocol.appearance)
+        for t, old, held in self.bank.remembered():
+            found = self.tracker.propagate(old, [now], key.unsqueeze(1), values.unsqueeze(1), t)[:, 1 + known :]
+            held = F.pad(held, (0, 0, 0, 0, 0, 1 + known - held.shape[1]))
+            taken = held[:, :1] * found
+            held = torch.cat((held[:, :1] - taken.sum(1, keepdim=True), held[:, 1:], taken), 1)
+            self.bank.write(t, old, held)
+            self.appearance.learn(old, held, labelled=t == 0 or self.bank.is_pinned(t))
 
     def _cells_of(self, ids: NDArray[np.uint8], work: tuple[int, int], *, hard: bool) -> Tensor:
         """Ids (H, W) -> values (1, K, h, w): each cell's shares, or the class of the pixel that it sits on."""
