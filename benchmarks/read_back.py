@@ -1,11 +1,11 @@
 """What other people's tools read of the files that ``pixeltrail track --format`` writes.
 
     pixeltrail track video.mp4 --labels first.png --out tracked --format coco --format cvat --format mot --format mots \\
-        --format labelme --format labelstudio --format youtubevos
+        --format labelme --format labelstudio --format youtubevos --format yolo
     python benchmarks/read_back.py tracked
 
-Compares every mask and box with the PNGs in ``tracked/masks``. Needs datumaro, motmetrics, labelme and label-studio-sdk, best
-in an environment of their own: this file does not use pixeltrail. What is not installed is passed over.
+Compares every mask and box with the PNGs in ``tracked/masks``. Needs datumaro, motmetrics, labelme, label-studio-sdk and
+supervision, best in an environment of their own: this file does not use pixeltrail. What is not installed is passed over.
 """
 
 import argparse
@@ -133,9 +133,26 @@ def youtubevos(root: Path, truth: dict[int, np.ndarray]) -> Pairs:
                 yield ids == int(number), truth[int(frame)] == int(number)
 
 
+def yolo(root: Path, truth: dict[int, np.ndarray]) -> Pairs:
+    """Boxes, and whether the object is inside the mask; it draws the polygon's outline too, so the mask is a pixel wider."""
+    import supervision
+
+    with tempfile.TemporaryDirectory() as folder:
+        for t, path in enumerate(sorted((root / "yolo/labels").glob("*.txt"))):
+            Image.new("RGB", truth[t].shape[::-1]).save(Path(folder) / f"{t:05d}.png")
+            shutil.copy(path, Path(folder) / f"{t:05d}.txt")
+        read = supervision.DetectionDataset.from_yolo(folder, folder, str(root / "yolo/data.yaml"), force_masks=True)
+        for path, _, found in read:
+            ids = truth[int(Path(path).stem)]
+            for number, sides, drawn in zip(np.unique(ids[ids > 0]), found.xyxy, found.mask, strict=True):
+                ours = ids == number
+                yield np.append(sides.round(3), drawn[ours].all()), np.append(box(ours), True)
+
+
 READERS: dict[str, Callable[[Path, dict[int, np.ndarray]], Pairs]] = {
     "COCO, pycocotools": coco, "CVAT, datumaro": cvat, "MOT, motmetrics": mot, "MOTS, datumaro": mots,
     "LabelMe, labelme": labelme, "Label Studio, label-studio-sdk": labelstudio, "YouTube-VOS, Pillow": youtubevos,
+    "YOLO, supervision": yolo,
 }  # fmt: skip
 
 
