@@ -18,7 +18,7 @@ from pixeltrail.evaluation.report import evaluate_masks
 from pixeltrail.predictors import load_tracker
 from pixeltrail.protocols import QUALITIES
 from pixeltrail.tracker import Tracker
-from pixeltrail.training.adapt import adapt, lacks_objective
+from pixeltrail.training.adapt import adapt
 from pixeltrail.training.footage import read_footage
 from pixeltrail.weights import digest, path_of
 
@@ -56,7 +56,7 @@ def main() -> None:
     for sequence in Davis(args.davis, args.only.split(",") if args.only else None):
         dataset = Davis(args.davis, [sequence.name])
         footage = read_footage(sequence.frames[0].parent, tracker)
-        adapted = adapt(tracker, [footage], minutes=args.minutes, fit_objective=lacks_objective(file))
+        adapted = adapt(tracker, [footage], minutes=args.minutes)
         before = score(tracker, dataset)
         after = before if adapted.kept == "original" else score(adapted.tracker, dataset)
         scores.append((before, after))

@@ -13,22 +13,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from pixeltrail import catalogue, cli, weights
-from pixeltrail.data.images import write_image
 from pixeltrail.data.labels import write_labels
 from pixeltrail.data.synthetic import render
 from pixeltrail.data.video import VideoWriter
 from pixeltrail.errors import InputError
-from pixeltrail.methods.dul import AnchorSelfTraining
+from pixeltrail.flow_methods import flow_method
 from pixeltrail.nets.colour import RawColour
 from pixeltrail.predictors import load_tracker, raw_colour
 from pixeltrail.training import adapt as module
 from pixeltrail.training.adapt import ROUND, adapt, adapt_file, with_statistics
-from pixeltrail.training.footage import STRETCH, Crops, Footage, read_footage
+from pixeltrail.training.footage import Crops, Footage, Neighbours, read_footage
 from pixeltrail.training.guard import Guard, guard
-from pixeltrail.types import LabelMap
+from pixeltrail.training.together import Together, found
+from pixeltrail.types import Batch, LabelMap
 
 SIZE = (64, 80)
-TINY = replace(ROUND, steps=3, save_every=3, size=48, precision="fp32", warmup=1)
+module_train = module.train
+TINY = replace(ROUND, batch_size=2, steps=3, save_every=3, size=48, precision="fp32", warmup=1)
 
 
 def tracker(method: str = "dul", **settings: object):
@@ -65,54 +66,7 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(module, "ROUND", TINY)
-    monkeypatch.setattr(module, "HEAD", replace(TINY, lr=1e-3))
-
-
-class TestFootage:
-    def test_the_end_of_each_stretch_is_held_out(self, tmp_path):
-        frames = np.random.default_rng(0).integers(0, 256, (STRETCH + 15, 32, 40, 3), np.uint8)
-        for t, frame in enumerate(frames):
-            write_image(tmp_path / f"{t:03d}.png", frame)
-        model = tracker()
-        model.protocol = replace(model.protocol, size=None)
-        footage = read_footage(tmp_path, model)
-        assert [len(s) for s in footage.train] == [32, 12]
-        assert [len(s) for s in footage.held] == [8, 3]
-        whole = np.concatenate([footage.train[0], footage.held[0], footage.train[1], footage.held[1]])
-        assert np.array_equal(whole, frames)
-
-    def test_a_long_video_is_thinned_to_evenly_spread_stretches(self, tmp_path):
-        for t in range(8 * STRETCH):
-            write_image(tmp_path / f"{t:03d}.png", np.full((32, 32, 3), t // STRETCH, np.uint8))
-        model = tracker()
-        model.protocol = replace(model.protocol, size=None)
-        footage = read_footage(tmp_path, model, max_bytes=4 * STRETCH * 32 * 32 * 3)
-        assert [int(s[0, 0, 0, 0]) for s in footage.train] == [0, 2, 4, 6]
-        assert all(len(s) == 32 for s in footage.train)
-
-    def test_frames_have_the_size_at_which_they_are_tracked(self, video, clip):
-        model = tracker()
-        model.protocol = replace(model.protocol, size=48)
-        assert read_footage(video, model).train[0].shape[1:3] == (48, 60)
-
-    def test_clips_are_crops_of_training_frames_and_depend_on_seed_step_and_row_alone(self):
-        frames = np.random.default_rng(0).integers(0, 256, (16, 50, 52, 3), np.uint8)
-        crops = Crops([Footage("a", [frames], [])], TINY)
-        batch = crops.batch(3, range(2))
-        assert batch.shape == (2, 3, 48, 48, 3)
-        assert np.array_equal(batch[1:], crops.batch(3, range(1, 2)))
-        assert not np.array_equal(batch, crops.batch(4, range(2)))
-        assert crops.names(3) == ["a", "a"]
-        everywhere = np.lib.stride_tricks.sliding_window_view(frames, (48, 48), axis=(1, 2))  # (T, y, x, 3, 48, 48)
-        for frame in batch[0]:
-            either = [np.moveaxis(f, -1, 0) for f in (frame, frame[:, ::-1])]
-            assert any((everywhere == f).all((3, 4, 5)).any() for f in either)
-
-    def test_too_few_frames(self, tmp_path):
-        for t in range(5):
-            write_image(tmp_path / f"{t}.png", np.zeros((32, 32, 3), np.uint8))
-        with pytest.raises(InputError, match="5 frames are too few"):
-            read_footage(tmp_path, tracker())
+    monkeypatch.setattr(module, "READING", replace(TINY, lr=1e-3))
 
 
 class Encoder(nn.Module):
@@ -177,14 +131,16 @@ class Identity(nn.Module):
         return rgb
 
 
-def test_what_is_better_may_give_little_of_the_one_for_the_other():
+def test_little_of_either_share_may_be_lost():
     before = Guard(0.5, 0.5)
-    assert Guard(0.6, 0.5).improves(before, before)
-    assert Guard(0.6, 0.46).improves(before, before)
-    assert not Guard(0.9, 0.44).improves(before, before)
-    assert not Guard(0.44, 0.9).improves(before, before)
-    assert not Guard(0.55, 0.5).improves(Guard(0.6, 0.5), before)
-    assert not before.improves(before, before)
+    assert Guard(0.6, 0.5).improves(before)
+    assert Guard(0.6, 0.46).improves(before)
+    assert Guard(0.46, 0.46).holds(before)
+    assert not Guard(0.46, 0.46).improves(before)
+    for bad in (Guard(0.9, 0.44), Guard(0.44, 0.9)):
+        assert not bad.holds(before)
+        assert not bad.improves(before)
+    assert not before.improves(before)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -192,14 +148,18 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_what_harms_leaves_the_original_bit_for_bit(video, made, tmp_path, monkeypatch):
-    def harmful(*given):
-        moved = with_statistics(*given)
-        moved.encoder.layer3[1].bn2.running_mean.fill_(1e6)  # all cells alike
-        return moved
+    def harmed(function):
+        def harmful(*given, **options):
+            found = function(*given, **options)
+            found.encoder.layer3[1].bn2.running_mean.fill_(1e6)  # all cells alike
+            return found
 
-    monkeypatch.setattr(module, "with_statistics", harmful)
+        return harmful
+
+    monkeypatch.setattr(module, "with_statistics", harmed(with_statistics))
+    monkeypatch.setattr(module, "train", harmed(module_train))
     out = tmp_path / "out.safetensors"
-    adapted = adapt_file(str(made), [video], out, protocol="crw", rounds=2, run=replace(TINY, lr=0.5))
+    adapted = adapt_file(str(made), [video], out, protocol="crw", rounds=2, run=TINY)
     assert adapted.kept == "original"
     assert adapted.after == adapted.before
     before, after = weights.read_tensors(made), weights.read_tensors(out)
@@ -209,14 +169,14 @@ def test_what_harms_leaves_the_original_bit_for_bit(video, made, tmp_path, monke
         assert torch.equal(tensor, after[name]), name
 
 
-def test_no_round_changes_nothing_and_the_tracker_given_is_never_changed(video, monkeypatch):
+def test_no_round_moves_statistics_alone_and_the_tracker_given_is_never_changed(video, monkeypatch):
     model = tracker()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     footage = [read_footage(video, model)]
     scores = iter([Guard(0.5, 0.5), Guard(0.6, 0.5)])
     monkeypatch.setattr(module, "guard", lambda *_: next(scores))
-    statistics = adapt(model, footage, minutes=0, fit_objective=True)
-    assert (statistics.kept, statistics.steps) == ("statistics", 0)
+    statistics = adapt(model, footage, minutes=0)
+    assert (statistics.kept, statistics.steps, statistics.together) == ("statistics", 0, None)
     assert same(statistics.tracker.encoder, with_statistics(model, footage).encoder)
     monkeypatch.setattr(module, "guard", lambda *_: Guard(0.5, 0.5))  # nothing is better
     assert adapt(model, footage, rounds=0).tracker is model
@@ -225,14 +185,33 @@ def test_no_round_changes_nothing_and_the_tracker_given_is_never_changed(video, 
         assert torch.equal(tensor, before[name]), name
 
 
+def test_training_ends_when_it_finds_nothing_better(video, monkeypatch):
+    model = tracker()
+    footage = [read_footage(video, model)]
+    monkeypatch.setattr(module, "guard", lambda *_: Guard(0.5, 0.5))
+    for values, rounds, kept in (((0.2, 0.3, 0.1, 0.2), 3, "adapted"), ((0.2, 0.1, 0.2), 2, "original")):
+        scores = iter(values)
+        monkeypatch.setattr(module, "found", lambda *_, scores=scores: next(scores))
+        adapted = adapt(model, footage, rounds=9, run=TINY)
+        assert (adapted.kept, adapted.steps) == (kept, (1 + rounds) * TINY.steps)
+        assert adapted.together == (0.2, max(values[:2]))
+    scores, guards = iter((0.2, 0.3, 0.4)), iter([Guard(0.5, 0.5)] * 2 + [Guard(0.9, 0.1)] * 2)
+    monkeypatch.setattr(module, "found", lambda *_: next(scores))
+    monkeypatch.setattr(module, "guard", lambda *_: next(guards))
+    adapted = adapt(model, footage, rounds=9, run=TINY)
+    assert (adapted.kept, adapted.together) == ("original", (0.2, 0.2))  # the guard forbids what was found
+    assert adapted.tracker is model
+
+
 def test_the_better_weights_are_kept_with_their_card(video, made, tmp_path, monkeypatch):
-    scores = iter([Guard(x, 0.5) for x in (0.5, 0.55, 0.6, 0.4, 0.3)])
+    scores, alike = iter([Guard(x, 0.5) for x in (0.5, 0.55, 0.6, 0.7)]), iter((0.1, 0.3, 0.2))
     monkeypatch.setattr(module, "guard", lambda *_: next(scores))
+    monkeypatch.setattr(module, "found", lambda *_: next(alike))
     out = tmp_path / "out.safetensors"
     adapted = adapt_file(str(made), [video], out, protocol="crw", rounds=2, run=TINY)
     assert adapted.kept == "adapted"
     assert adapted.after == Guard(0.6, 0.5)
-    assert adapted.steps == 3 * TINY.steps  # one round was the head's
+    assert adapted.steps == 3 * TINY.steps  # the reading's is one
     card = weights.read_card(out)
     assert card["method"] == "dul"
     assert card["trained_on"] == ["clips"]
@@ -240,6 +219,7 @@ def test_the_better_weights_are_kept_with_their_card(video, made, tmp_path, monk
     assert told["digest"] == weights.digest(made)
     assert told["from"] == "made"
     assert told["videos"] == ["mine"]
+    assert told["together"] == [0.1, 0.3]
     assert told["before"] == {"view": 0.5, "cycle": 0.5}
     assert told["after"] == {"view": 0.6, "cycle": 0.5}
     again = weights.load(out)
@@ -267,64 +247,106 @@ def test_statistics_are_a_mean_of_old_and_new(video):
     assert whole.momentum == model.encoder.bn1.momentum
 
 
-def test_half_the_way_is_the_mean(video, monkeypatch):
-    scores = iter([Guard(x, 0.5) for x in (0.5, 0.6, 0.4, 0.7)])
-    monkeypatch.setattr(module, "guard", lambda *_: next(scores))
-    seen = []
-    monkeypatch.setattr(module, "train", lambda *a, **k: seen.append(module_train(*a, **k)) or seen[-1])
-    model = tracker()
-    adapted = adapt(model, [read_footage(video, model)], rounds=1, run=TINY)
-    assert adapted.kept == "halfway"
-    trained = seen[0].encoder.conv1.weight
-    assert torch.allclose(adapted.tracker.encoder.conv1.weight, (trained + model.encoder.conv1.weight) / 2, atol=1e-7)
-    assert not torch.equal(trained, model.encoder.conv1.weight)
+class Rgb(nn.Module):
+    """Colours themselves, at every second pixel."""
+
+    stride = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * x[:, :, ::2, ::2]
 
 
-module_train = module.train
-
-
-def test_the_anchor_is_the_squared_distance_of_unit_features(clip):
-    from pixeltrail.training.adapt import Anchored
-    from pixeltrail.types import Batch
-
-    model = tracker("mast", channels=8)
-    x = torch.from_numpy(clip.frames[:3]).movedim(-1, 1)[None].float() / 255
-    anchored = Anchored(lambda tracker, batch: {"other": torch.tensor(2.0)}, model.encoder, 3.0)
-    assert float(anchored(model, Batch(x))["anchor"].detach()) == 0.0
-    old = model.embed(x[:, 0]).detach()
-    with torch.no_grad():
-        model.encoder.conv1.weight.add_(0.1)
-    new = model.embed(x[:, 0]).detach()
-    expected = 3 * (2 - 2 * torch.cosine_similarity(old, new, dim=1)).mean()
-    terms = anchored(model, Batch(x))
-    assert float(terms["anchor"].detach()) == pytest.approx(float(expected), rel=1e-4)
-    assert float(terms["other"]) == 2.0
-
-
-def test_own_anchors_only_is_the_mean_over_clips_seen_alone():
+def test_what_moves_together_by_the_plain_formulas():
     torch.manual_seed(0)
-    objective, alone = AnchorSelfTraining(8, own=True), AnchorSelfTraining(8)
-    keys, teacher = (F.normalize(torch.randn(3, 2, 5, 4, 4), dim=2) for _ in range(2))
-    anchors = F.normalize(torch.randn(3, 4, 5), dim=2)
-    source = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy")).float().expand(3, -1, -1, -1)
-    given = (keys, teacher, anchors, source)
-    each = [alone._self_training(*(x[i : i + 1] for x in given)) for i in range(3)]
-    assert float(objective._self_training(*given)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
-    assert float(alone._self_training(*given)) > float(objective._self_training(*given))
-    ours, theirs = (F.normalize(torch.randn(12, 5), dim=1) for _ in range(2))
-    each = [alone._info_nce(ours[i : i + 4], theirs[i : i + 4], 1) for i in (0, 4, 8)]
-    assert float(objective._info_nce(ours, theirs, 3)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
+    model = tracker()
+    model.encoder, model.bottleneck = Rgb(), Identity()
+    clip, flow = torch.rand(2, 1, 3, 12, 16), torch.randn(2, 2, 12, 16)
+    flow[:, :, 1::2] = torch.nan  # known where the map has a cell: nothing to interpolate
+    flow[:, :, :, 1::2] = torch.nan
+    learned = Together(model.encoder, 3, weight=2.0)
+    with torch.no_grad():
+        model.encoder.gain.mul_(1.5)
+        terms = learned(model, Batch(clip, torch.Generator().manual_seed(0), flow=flow))
+        assert float(terms["anchor"]) == pytest.approx(0.0, abs=1e-6)  # directions have not changed
+        parts = []
+        for image, motion in zip(clip[:, 0], flow, strict=True):
+            colours = image[:, ::2, ::2].flatten(1).T
+            x = F.normalize(learned.reading(1.5 * colours), dim=1)
+            f = motion[:, ::2, ::2].flatten(1).T
+            f = f.sign() * (1 + f.abs()).log() / torch.tensor(51.0).log()
+            one, two = x @ x.T, (-torch.cdist(f, f).square() / (2 * 0.06**2)).exp()
+            centre = torch.eye(len(x)) - 1 / len(x)
+            one, two = centre @ one @ centre, centre @ two @ centre
+            parts.append(1 - (one * two).sum() / (one.norm() * two.norm()))
+    assert float(terms["kta"]) == pytest.approx(float(torch.stack(parts).mean()), abs=1e-5)
+    old = model.encoder.gain.detach() * clip[:, 0, :, ::2, ::2]
+    model.encoder.forward = lambda x: old + torch.tensor([0.5, 0, 0]).view(1, 3, 1, 1)
+    terms = learned(model, Batch(clip, torch.Generator().manual_seed(0), flow=flow))
+    new = model.encoder.forward(clip)
+    expected = 2.0 * (2 - 2 * torch.cosine_similarity(old, new, dim=1)).mean()
+    assert float(terms["anchor"].detach()) == pytest.approx(float(expected), rel=1e-4)
+
+
+class Fixed:
+    """A sampler that has one batch only."""
+
+    def __init__(self, clip, flow) -> None:
+        self.rows = clip, flow
+
+    def batch(self, step, rows):
+        return self.rows
+
+
+def test_steps_on_a_batch_lower_its_loss(video):
+    pytest.importorskip("cv2")
+    model = tracker()
+    clip, flow = Crops(Neighbours([read_footage(video, model)], flow_method("dis")), TINY).batch(0, range(2))
+    learned = Together(model.encoder, model.encoder.channels)
+    optimizer = torch.optim.AdamW([*model.encoder.parameters(), *learned.parameters()], lr=1e-3)
+    losses = []
+    for _ in range(12):
+        x, motion = torch.from_numpy(clip).movedim(-1, 2).float() / 255, torch.from_numpy(flow).movedim(-1, 1)
+        terms = learned(model, Batch(x, torch.Generator().manual_seed(0), flow=motion))
+        losses.append({k: float(v.detach()) for k, v in terms.items()})
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    assert losses[-1]["kta"] < losses[0]["kta"] - 0.05
+    model.objective = learned
+    assert 1 - losses[0]["kta"] < found(model, Fixed(clip, flow)) <= 1
+    assert sum(losses[-1].values()) < sum(losses[0].values())
+    assert losses[0]["anchor"] < 1e-9 < losses[-1]["anchor"]
+
+
+def still(first, second):
+    return np.zeros((*first.shape[:2], 2), np.float32)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_flow_comes_from_what_is_installed(installed, video, monkeypatch):
+    if installed:
+        pytest.importorskip("cv2")
+    asked = []
+    monkeypatch.setattr(module, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(module, "flow_method", lambda name, **_: asked.append(name) or still)
+    model = tracker()
+    assert adapt(model, [read_footage(video, model)], rounds=1, run=TINY).steps == 2 * TINY.steps
+    assert asked == ["dis" if installed else "default"]
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "steps"),
-    [("mast", {"channels": 8}, 2), ("corrflow", {"channels": 8}, 2), ("crw", {}, 2 + 3)],
+    ("method", "settings"), [("mast", {"channels": 8}), ("corrflow", {"channels": 8}), ("crw", {})]
 )
-def test_other_methods_adapt_by_their_own_objective(method, settings, steps, video):
+def test_other_methods_adapt_in_the_same_way(method, settings, video):
     model = tracker(method, **settings)
-    adapted = adapt(model, [read_footage(video, model)], rounds=1, run=replace(TINY, steps=2), fit_objective=True)
-    assert adapted.steps == steps  # an objective with parameters of its own is fitted first
-    assert adapted.after.score >= adapted.before.score
+    adapted = adapt(model, [read_footage(video, model)], rounds=1, run=replace(TINY, steps=2))
+    assert adapted.steps == 3 + 2  # the reading is fitted first
+    assert adapted.after.holds(adapted.before)
+    assert adapted.tracker.objective is model.objective
 
 
 def test_the_commands(video, clip, made, tmp_path, monkeypatch, capsys):

@@ -28,7 +28,7 @@ export interface Job {
 
 /** How well features of held-out frames were found again: in another view of the frame, and there and back in time. */
 export interface Adaptation {
-  kept: "original" | "statistics" | "adapted" | "halfway";
+  kept: "original" | "statistics" | "adapted";
   before: { view: number; cycle: number };
   after: { view: number; cycle: number };
 }

@@ -61,9 +61,9 @@ def summary(adapted: Adapted) -> str:
     kept = {
         "original": "kept as they were",
         "adapted": "adapted",
-        "halfway": "adapted half the way",
         "statistics": "with its statistics",
     }[adapted.kept]
     views = f"found again in another view {before.view:.1%} -> {after.view:.1%}"
     cycles = f"home again through later frames {before.cycle:.1%} -> {after.cycle:.1%}"
-    return f"{adapted.steps} steps: {views}, {cycles}; weights {kept}"
+    alike = "moving together {:.3f} -> {:.3f}, ".format(*adapted.together) if adapted.together else ""
+    return f"{adapted.steps} steps: {alike}{views}, {cycles}; weights {kept}"

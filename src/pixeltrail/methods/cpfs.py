@@ -117,6 +117,23 @@ def _self(kernel: Tensor) -> Tensor:
     return torch.eye(kernel.shape[-1], dtype=torch.bool, device=kernel.device)
 
 
+def draw_pixels(batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+    """At most ``count`` random pixels of each clip's first frame whose flow is known: (x, y), (B, 2, N), and their `log_flow`.
+
+    Raises InputError for a batch without flow, or a pair without two such pixels."""
+    if batch.flow is None:
+        raise InputError("cpfs: learns from optical flow, and this batch has none; train it by pixeltrail train")
+    known = batch.flow.isfinite().all(1).flatten(1)
+    n = min(count, int(known.sum(1).min()))
+    if n < 2:
+        raise InputError("cpfs: a pair of frames has no known flow")
+    draw = torch.rand(known.shape, generator=batch.generator).to(known.device)
+    place = draw.masked_fill(~known, -1).topk(n, 1).indices  # (B, N)
+    flow = log_flow(batch.flow.float().flatten(2).gather(2, place.unsqueeze(1).expand(-1, 2, -1)))
+    width = batch.flow.shape[-1]
+    return torch.stack((place % width, place // width), 1).float(), flow
+
+
 class MoveTogether(nn.Module):
     """The paper's losses on ``pixels`` random pixels of each clip's first frame.
 
@@ -160,7 +177,10 @@ class MoveTogether(nn.Module):
 
     def forward(self, tracker: Tracker, batch: Batch) -> dict[str, Tensor]:
         """One term, named like the loss. Raises InputError for a batch without flow."""
-        x, flow = self._sampled(tracker, batch)
+        return self.terms(*self._sampled(tracker, batch))
+
+    def terms(self, x: Tensor, flow: Tensor) -> dict[str, Tensor]:
+        """The same of embeddings (B, D, N) and the `log_flow` (B, 2, N) of their pixels."""
         with torch.autocast(x.device.type, enabled=False):
             if self.loss == "direct":
                 return {"direct": F.cross_entropy(self.classify(x.transpose(1, 2)).flatten(0, 1), self._classes(flow))}
@@ -194,17 +214,7 @@ class MoveTogether(nn.Module):
 
     def _sampled(self, tracker: Tracker, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embeddings (B, D, N) and the logarithm of flow (B, 2, N) at random pixels whose flow is known."""
-        if batch.flow is None:
-            raise InputError("cpfs: learns from optical flow, and this batch has none; train it by pixeltrail train")
-        known = batch.flow.isfinite().all(1).flatten(1)
-        n = min(self.pixels, int(known.sum(1).min()))
-        if n < 2:
-            raise InputError("cpfs: a pair of frames has no known flow")
-        draw = torch.rand(known.shape, generator=batch.generator).to(known.device)
-        place = draw.masked_fill(~known, -1).topk(n, 1).indices  # (B, N)
-        flow = log_flow(batch.flow.float().flatten(2).gather(2, place.unsqueeze(1).expand(-1, 2, -1)))
-        width = batch.flow.shape[-1]
-        xy = torch.stack((place % width, place // width), 1).float()
+        xy, flow = draw_pixels(batch, self.pixels)
         view = tracker.bottleneck(batch.clip[:, :1], batch.generator).view[:, 0]
         return tracker.encoder.at(view, xy), flow  # type: ignore[operator]
 

@@ -28,8 +28,7 @@ class AnchorSelfTraining(nn.Module):
 
     ``grid``: anchors lie on a grid × grid lattice with one random offset per clip (paper: 8 on 256² pixels).
     ``cells``: the cross-view term compares cells × cells places a clip. ``zoom``: smallest side of the second view's
-    crop as a share of the first. ``temperature`` as in the paper. ``own``: a cell chooses among what its own clip offers
-    only; for clips of one and the same video, where other clips' anchors may be no mistake.
+    crop as a share of the first. ``temperature`` as in the paper.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class AnchorSelfTraining(nn.Module):
         cross: float = 0.3,
         zoom: float = 0.5,
         temperature: float = 0.05,
-        own: bool = False,
     ) -> None:
         super().__init__()
         self.project = nn.Sequential(
@@ -51,7 +49,6 @@ class AnchorSelfTraining(nn.Module):
         )  # fmt: skip
         self.channels = channels
         self.grid, self.cells, self.cross, self.zoom, self.temperature = grid, cells, cross, zoom, temperature
-        self.own = own
 
     def forward(self, tracker: Tracker, batch: Batch) -> dict[str, Tensor]:
         """Terms ``self_training`` and ``cross_view``, already weighted, to be added up."""
@@ -80,7 +77,7 @@ class AnchorSelfTraining(nn.Module):
         places = _lattice(b, h, w, self.cells, random).to(clip)
         ours = sample(keys[:, 0], sample(source, places, padding="border"), mode="nearest")
         theirs = sample(first_other[:, 0], places, mode="nearest")
-        cross_view = self._info_nce(ours.movedim(1, -1).flatten(0, 2), theirs.movedim(1, -1).flatten(0, 2), b)
+        cross_view = self._info_nce(ours.movedim(1, -1).flatten(0, 2), theirs.movedim(1, -1).flatten(0, 2))
         return {"self_training": self_training, "cross_view": self.cross * cross_view}
 
     def _keys(self, tracker: Tracker, clip: Tensor) -> Tensor:
@@ -97,18 +94,10 @@ class AnchorSelfTraining(nn.Module):
         with torch.no_grad():  # the teacher may only choose among the anchors of its own clip
             own = torch.einsum("btdhw,bad->bthwa", teacher, anchors)
             label = own.argmax(-1) + a * torch.arange(b, device=keys.device).view(b, 1, 1, 1)
-        return F.cross_entropy(_within_clips(logits, b) if self.own else logits, label.flatten())
+        return F.cross_entropy(logits, label.flatten())
 
-    def _info_nce(self, ours: Tensor, theirs: Tensor, clips: int) -> Tensor:
-        logits = ours @ theirs.T / self.temperature
-        logits = _within_clips(logits, clips) if self.own else logits
-        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-
-
-def _within_clips(logits: Tensor, clips: int) -> Tensor:
-    """Rows and columns come clip by clip: what belongs to different clips is ruled out."""
-    row, column = (torch.arange(n, device=logits.device) // (n // clips) for n in logits.shape)
-    return logits.masked_fill(row[:, None] != column, -torch.inf)
+    def _info_nce(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        return F.cross_entropy(ours @ theirs.T / self.temperature, torch.arange(len(ours), device=ours.device))
 
 
 def _zoom_and_flip(b: int, size: tuple[int, ...], zoom: float, random: Generator | None) -> tuple[Tensor, Tensor]:

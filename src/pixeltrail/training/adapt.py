@@ -1,9 +1,9 @@
 """Adaptation: a few minutes without labels on the very video that is to be tracked.
 
-First the normalisation statistics are moved to the video's own, which takes a pass over some frames and brings most.
-Then the tracker's own objective goes on, on clips of the video as they will be tracked (cut out, never shrunk), with
-small steps and a frozen copy that the features may not leave far. Whether it helped is judged without labels, on frames
-of the video that were not trained on; what does not help is not kept.
+First the normalisation statistics are moved to the video's own, which takes a pass over some frames. Then the encoder
+learns which pixels of the video move together, whatever objective it was trained by (`together`), from frames as they will
+be tracked (cut out, never shrunk), with small steps and a frozen copy that the features may not leave far. Whether it
+helped is judged without labels, on frames of the video that were not trained on; what does not help is not kept.
 """
 
 from __future__ import annotations
@@ -13,52 +13,54 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pixeltrail import weights
 from pixeltrail.data.files import require_writable_folder
 from pixeltrail.errors import DiskError, InputError, PixeltrailError
-from pixeltrail.methods.dul import AnchorSelfTraining
+from pixeltrail.flow_methods import flow_method
 from pixeltrail.predictors import load_tracker
 from pixeltrail.tracker import Objective, Tracker
-from pixeltrail.training.footage import MAX_BYTES, Crops, Footage, read_footage
+from pixeltrail.training.footage import MAX_BYTES, Crops, Footage, Neighbours, read_footage
 from pixeltrail.training.guard import Guard, guard
 from pixeltrail.training.loop import train
 from pixeltrail.training.run import Run
-from pixeltrail.types import Batch
+from pixeltrail.training.together import Together, found
 
-ROUND = Run(steps=20, save_every=20, batch_size=2, frames=3, size=160, lr=1e-4, warmup=5, weight_decay=0.0, ema=0.9)
+ROUND = Run(steps=50, save_every=50, batch_size=6, frames=1, size=160, lr=3e-4, warmup=5, weight_decay=0.0, ema=0.9)
 """Rounds of so many steps follow one another, the guard looking after each, until the time is over."""
-HEAD = replace(ROUND, steps=40, save_every=40, lr=1e-3)
-"""How parts of the objective are fitted that a weights file lacks."""
+READING = replace(ROUND, steps=40, save_every=40, lr=2e-3)
+"""How the linear reading of the features is fitted first, while they stay as they are."""
 STATISTICS = 0.5
 """How far normalisation statistics move from those of the training data to those of the video."""
 FRAMES = 16
 """Frames from which the video's statistics are taken."""
-ANCHOR = 10.0
-"""Weight of staying near the frozen features."""
-PATIENCE = 4
+FLOW, WITHOUT_OPENCV = "dis", "default"
+"""What finds the flow: DIS where OpenCV is installed, the network that comes with the package elsewhere."""
+PATIENCE = 2
 """Rounds in a row without a better result after which it ends early."""
 
 OnProgress = Callable[[str, int, int, str], None]
-Kept = Literal["original", "statistics", "adapted", "halfway"]
+Kept = Literal["original", "statistics", "adapted"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapted:
-    """``tracker`` with what the guard found best: the ``"original"`` weights, those with the video's ``"statistics"``,
-    these trained on (``"adapted"``), or the mean of the last two (``"halfway"``). ``steps`` and ``seconds`` are what was
-    spent; ``before`` and ``after`` what the guard says."""
+    """``tracker`` with the ``"original"`` weights, those with the video's ``"statistics"``, or these trained on
+    (``"adapted"``). ``together``: `together.found` before and after training, on frames held out; None where nothing was
+    trained. ``before`` and ``after``: what the guard says of the original and of ``tracker``. ``steps`` and ``seconds`` are
+    what was spent."""
 
     tracker: Tracker
     kept: Kept
+    together: tuple[float, float] | None
     before: Guard
     after: Guard
     steps: int
@@ -66,32 +68,8 @@ class Adapted:
 
     def table(self) -> dict[str, Any]:
         """Plain values, for a card."""
-        scores = {"before": asdict(self.before), "after": asdict(self.after)}
+        scores = {"together": self.together, "before": asdict(self.before), "after": asdict(self.after)}
         return {"kept": self.kept, "steps": self.steps, "minutes": round(self.seconds / 60, 2), **scores}
-
-
-class Anchored(nn.Module):
-    """An objective, and ``weight`` times the squared distance of unit features from those of a frozen ``encoder``."""
-
-    def __init__(self, objective: Objective, encoder: nn.Module, weight: float = ANCHOR) -> None:
-        super().__init__()
-        self.objective, self.weight = objective, weight
-        self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Anchored:
-        """The frozen copy stays as it was."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def forward(self, tracker: Tracker, batch: Batch) -> dict[str, Tensor]:
-        """The objective's terms and ``anchor``, taken on each clip's first frame."""
-        view = tracker.bottleneck.view(batch.clip[:, 0])  # type: ignore[operator]
-        with torch.no_grad():
-            before = F.normalize(self.encoder(view).float(), dim=1)
-        now = F.normalize(tracker.encoder(view).float(), dim=1)
-        anchor = (now - before).square().sum(1).mean()
-        return {**self.objective(tracker, batch), "anchor": self.weight * anchor}
 
 
 def adapt(
@@ -101,16 +79,16 @@ def adapt(
     minutes: float = 3.0,
     rounds: int | None = None,
     run: Run | None = None,
-    fit_objective: bool = False,
     device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> Adapted:
-    """Train a copy of ``tracker`` on ``footage``, until ``minutes`` are over, and keep what the guard finds best.
+    """Train a copy of ``tracker`` on ``footage``, until ``minutes`` are over, and keep what is best.
 
-    ``run`` is one round (default: ``ROUND``); at least one is done, and exactly ``rounds`` where that is given. In no time
-    (0 minutes) the statistics alone are moved.
-    ``fit_objective``: the objective's parameters are untrained and are fitted first, with the encoder frozen.
-    ``on_progress(stage, done, of how many, note)``, in seconds. Raises ``InputError`` for a tracker without parameters.
+    Statistics are moved if the guard's score gains. After each round of training, what learned to tell better what moves
+    together in frames held out is kept, if the guard lets it. ``run`` is one round (default: ``ROUND``); at least one is
+    done, at most ``rounds`` where that is given, and none in no time (0 minutes). It ends early when two in a row were no
+    better. ``on_progress(stage, done, of how many, note)``, in seconds. Raises ``InputError`` for a tracker without
+    parameters.
     """
     run, rounds = run or ROUND, rounds if minutes else 0
     original = tracker.to(device).eval()
@@ -119,14 +97,13 @@ def adapt(
     before = after = guard(original, footage)
     kept: Kept = "original"
     best = original
-    began, steps, done, idle = time.monotonic(), 0, 0, 0
-
-    def offer(candidate: Tracker, name: Kept) -> bool:
-        nonlocal best, kept, after
-        found = guard(candidate, footage)
-        if better := found.improves(after, before):
-            best, kept, after = candidate, name, found
-        return better
+    began, steps = time.monotonic(), 0
+    moved = with_statistics(original, footage)
+    judged = guard(moved, footage)
+    if judged.improves(before):
+        best, kept, after = moved, "statistics", judged
+    if rounds == 0:
+        return Adapted(best, kept, None, before, after, steps, time.monotonic() - began)
 
     def on_step(step: int, losses: dict[str, float]) -> None:
         nonlocal steps
@@ -139,39 +116,32 @@ def adapt(
         with TemporaryDirectory(prefix="pixeltrail-") as folder:
             names = [video.name for video in footage]
             average = train(
-                part, Crops(footage, part), folder, sources=names, device=device, tracker=learner, on_step=on_step
+                part, Crops(moving, part), folder, sources=names, device=device, tracker=learner, on_step=on_step
             )
         learner.load_state_dict(average.state_dict())
         return average
 
-    start = last = with_statistics(original, footage)
-    offer(start, "statistics")
-    learner = _learner(start)
-    if fit_objective and rounds != 0 and _learns(original.objective):
-        learner.encoder.requires_grad_(False)
-        trained(HEAD)
-        learner.encoder.requires_grad_(True)
+    flow = flow_method(FLOW if find_spec("cv2") else WITHOUT_OPENCV, device=device)
+    moving, unseen = (Neighbours(footage, flow, held=held) for held in (False, True))
+    learner = _learner(best)
+    learner.encoder.requires_grad_(False)
+    first = last = found(trained(READING), Crops(unseen, run))
+    learner.encoder.requires_grad_(True)
     _freeze_statistics(learner)
-    while done < rounds if rounds is not None else not done or time.monotonic() < began + 60 * minutes:
+    done = idle = 0
+    while idle < PATIENCE and (done < rounds if rounds else not done or time.monotonic() < began + 60 * minutes):
         try:
-            last = trained(replace(run, seed=run.seed + done))
+            average = trained(replace(run, seed=run.seed + done))
         except (InputError, DiskError):
             raise
         except PixeltrailError:  # it diverged; what was found before stands
             break
-        done, idle = done + 1, 0 if offer(last, "adapted") else idle + 1
-        if idle == PATIENCE:
-            break
-    if last is not start:
-        offer(_halfway(start, last), "halfway")
-    if isinstance(best.objective, Anchored):
-        best = _tracker(best.encoder, original, best.objective.objective)
-    return Adapted(best.eval(), kept, before, after, steps, time.monotonic() - began)
-
-
-def lacks_objective(path: str | Path) -> bool:
-    """Whether a weights file holds the encoder alone."""
-    return not any(name.startswith("objective.") for name in weights.read_tensors(path))
+        done, idle = done + 1, idle + 1
+        alike, judged = found(average, Crops(unseen, run)), guard(average, footage)
+        if alike > last and judged.holds(before):
+            best = _tracker(average.encoder, original, original.objective)
+            kept, last, after, idle = "adapted", alike, judged, 0
+    return Adapted(best.eval(), kept, (first, last), before, after, steps, time.monotonic() - began)
 
 
 @torch.no_grad()
@@ -232,10 +202,7 @@ def adapt_file(
         if on_progress:
             on_progress("reading videos", i, len(videos), "")
     require_writable_folder(out.parent)
-    lacking = lacks_objective(source)
-    adapted = adapt(
-        tracker, footage, minutes=minutes, fit_objective=lacking, device=device, on_progress=on_progress, **options
-    )
+    adapted = adapt(tracker, footage, minutes=minutes, device=device, on_progress=on_progress, **options)
     origin = {"from": str(card.get("name", source.stem)), "digest": weights.digest(source)}
     card |= {
         "date": time.strftime("%Y-%m-%d"),
@@ -244,7 +211,7 @@ def adapt_file(
     if adapted.kept == "original":
         weights.save_tensors(tensors, out, card)
     else:
-        weights.save(adapted.tracker, out, card, training=not lacking)
+        weights.save(adapted.tracker, out, card)
     return adapted
 
 
@@ -252,12 +219,12 @@ def _learns(part: object) -> bool:
     return isinstance(part, nn.Module) and next(part.parameters(), None) is not None
 
 
+@torch.no_grad()
 def _learner(tracker: Tracker) -> Tracker:
-    """A copy that learns, anchored to what it was."""
-    objective = copy.deepcopy(tracker.objective)
-    if isinstance(objective, AnchorSelfTraining):  # all clips are of the same video
-        objective.own = True
-    return _tracker(copy.deepcopy(tracker.encoder), tracker, Anchored(objective, tracker.encoder))
+    """A copy that learns what moves together, anchored to what it was."""
+    torch.manual_seed(0)
+    channels = tracker.embed(torch.zeros(1, 3, 64, 64, device=tracker.device)).shape[1]
+    return _tracker(copy.deepcopy(tracker.encoder), tracker, Together(tracker.encoder, channels))
 
 
 def _tracker(encoder: nn.Module, like: Tracker, objective: Objective) -> Tracker:
@@ -269,12 +236,3 @@ def _freeze_statistics(tracker: Tracker) -> None:
     for module in tracker.modules():
         if isinstance(module, _BatchNorm):
             module.requires_grad_(False)
-
-
-@torch.no_grad()
-def _halfway(original: Tracker, adapted: Tracker) -> Tracker:
-    """The adapted tracker with its encoder moved half the way back."""
-    halfway = copy.deepcopy(adapted)
-    for value, start in zip(halfway.encoder.parameters(), original.encoder.parameters(), strict=True):
-        value.lerp_(start, 0.5)
-    return halfway

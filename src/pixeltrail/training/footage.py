@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from pixeltrail.data.video import open_frames
 from pixeltrail.errors import DamagedInputError, InputError
+from pixeltrail.flow.camera import camera_flow
+from pixeltrail.flow.classical import Flow
+from pixeltrail.flow_methods import FlowMethod
 from pixeltrail.tracker import Tracker
+from pixeltrail.training.pairs import TRIES, contrast
 from pixeltrail.training.run import Run
 from pixeltrail.types import Image
 
@@ -23,8 +27,10 @@ HELD_OUT = 0.2
 SHORTEST = 10
 """Frames that a stretch needs to be split."""
 MAX_BYTES = 256 << 20
-FARTHEST = 12
-"""Frames between the first and the last of a clip, at most."""
+PAIRS = 64
+"""Pairs of neighbouring frames whose flow is estimated, at most."""
+MOTION = 1.0
+"""Pixels that a tenth of a crop must move by, more or less than its median."""
 
 Frames = NDArray[np.uint8]
 
@@ -88,38 +94,69 @@ def _at_size(image: Image, size: tuple[int, int]) -> Image:
     return np.asarray(PIL.Image.fromarray(image).resize(size[::-1], PIL.Image.Resampling.BILINEAR))
 
 
+class Neighbours(Sequence[tuple[Image, Flow]]):
+    """Frames of ``footage`` that are trained on, or that are ``held`` out, at most ``PAIRS`` and evenly spread, each with the
+    flow to the next one in pixels (H, W, 2), less what the camera did. Flow is estimated when it is first asked for."""
+
+    def __init__(self, footage: Sequence[Footage], method: FlowMethod, *, held: bool = False) -> None:
+        parts = [(f.name, s) for f in footage for s in (f.held if held else f.train)]
+        places = [(name, s, t) for name, s in parts for t in range(len(s) - 1)]
+        self.places: list[tuple[str, Frames, int]] = [
+            places[i] for i in np.unique(np.linspace(0, len(places) - 1, PAIRS).round().astype(int))
+        ]
+        self.method = method
+        self.flows: dict[int, NDArray[np.float16]] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Image, Flow]:  # type: ignore[override]
+        _, stretch, t = self.places[index]
+        if index not in self.flows:
+            flow = np.asarray(self.method(stretch[t], stretch[t + 1]), np.float32)
+            camera = camera_flow(flow)
+            self.flows[index] = (flow if camera is None else flow - camera).astype(np.float16)
+        return stretch[t], self.flows[index].astype(np.float32)
+
+    def name(self, index: int) -> str:
+        """The video that a pair is of."""
+        return self.places[index][0]
+
+
 class Crops:
-    """Clips of ``run.frames`` frames at most ``FARTHEST`` apart, cut out in squares of ``run.size`` pixels (or as large
-    as the smallest video allows) at the scale at which the video is tracked. A row depends on (seed, step, row) alone."""
+    """Frames with their flow, cut out in squares of ``run.size`` pixels (or as large as the smallest video allows) at the
+    scale at which the video is tracked; of ``TRIES`` the first that moves, or the one that moves most. A row depends on
+    (seed, step, row) alone."""
 
-    def __init__(self, footage: Sequence[Footage], run: Run) -> None:
-        self.stretches = [(f.name, s) for f in footage for s in f.train]
-        self.run = run
-        self.side = min(run.size, *(min(s.shape[1:3]) for _, s in self.stretches))
-        share = np.array([len(s) for _, s in self.stretches], float)
-        self.share = share / share.sum()
+    def __init__(self, neighbours: Neighbours, run: Run) -> None:
+        self.neighbours, self.run = neighbours, run
+        self.side = min(run.size, *(min(s.shape[1:3]) for _, s, _ in neighbours.places))
 
-    def batch(self, step: int, rows: range) -> NDArray[np.uint8]:
-        """(len(rows), T, S, S, 3) uint8 RGB."""
-        return np.stack([self._row(step, row) for row in rows])
+    def batch(self, step: int, rows: range) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """(len(rows), 1, S, S, 3) uint8 RGB, and flow (len(rows), S, S, 2) in pixels."""
+        found = [self._row(step, row) for row in rows]
+        return np.stack([image[None] for _, image, _ in found]), np.stack([flow for *_, flow in found])
 
     def names(self, step: int) -> list[str]:
         """The video of each row."""
-        return [self.stretches[self._chosen(self._random(step, row))][0] for row in range(self.run.batch_size)]
+        return [self.neighbours.name(self._row(step, row)[0]) for row in range(self.run.batch_size)]
 
-    def _row(self, step: int, row: int) -> NDArray[np.uint8]:
-        random, count = self._random(step, row), self.run.frames
-        frames = self.stretches[self._chosen(random)][1]
-        length, height, width = frames.shape[:3]
-        span = min(int(random.integers(min(count - 1, FARTHEST), FARTHEST + 1)), length - 1)
-        first = int(random.integers(0, length - span))
-        times = sorted([first, first + span, *random.integers(first, first + span + 1, max(0, count - 2))])[:count]
-        y, x = (int(random.integers(0, n - self.side + 1)) for n in (height, width))
-        clip = frames[times, y : y + self.side, x : x + self.side]
-        return clip[:, :, ::-1] if random.random() < 0.5 else clip
-
-    def _random(self, step: int, row: int) -> np.random.Generator:
-        return np.random.default_rng((self.run.seed, step, row))
-
-    def _chosen(self, random: np.random.Generator) -> int:
-        return int(random.choice(len(self.stretches), p=self.share))
+    def _row(self, step: int, row: int) -> tuple[int, Image, Flow]:
+        random = np.random.default_rng((self.run.seed, step, row))
+        most, best = -1.0, None
+        for _ in range(TRIES):
+            index = int(random.integers(len(self.neighbours)))
+            image, flow = self.neighbours[index]
+            y, x = (int(random.integers(0, n - self.side + 1)) for n in image.shape[:2])
+            cut = np.s_[y : y + self.side, x : x + self.side]
+            image, flow = image[cut], flow[cut]
+            moved = contrast(flow)
+            if moved > most:
+                most, best = moved, (index, image, flow)
+            if moved >= MOTION:
+                break
+        assert best is not None
+        index, image, flow = best
+        if random.random() < 0.5:
+            image, flow = image[:, ::-1], flow[:, ::-1] * np.array([-1, 1], np.float32)
+        return index, image, flow

@@ -20,7 +20,7 @@ STRETCHES = 8
 GAPS = (1, 3, 7)
 """Frames between the two of a pair."""
 LOSS = 0.1
-"""Share of the one that may be given for the other."""
+"""Share of either that may be lost."""
 QUERIES = 1000
 """Cells of a frame that are looked for."""
 VIEWS = ((0.6, 0.1, 0.3, False), (0.8, 0.15, 0.05, True))
@@ -43,11 +43,14 @@ class Guard:
         """The geometric mean."""
         return math.sqrt(self.view * self.cycle)
 
-    def improves(self, best: Guard, before: Guard) -> bool:
-        """Whether this is better than ``best``, and neither share has lost more than ``LOSS`` of what it was: the view,
-        which some objectives train, must not be bought with the cycle."""
+    def holds(self, before: Guard) -> bool:
+        """Whether neither share has lost more than ``LOSS`` of what it was."""
         bound = 1 - LOSS
-        return self.score > best.score and self.view >= bound * before.view and self.cycle >= bound * before.cycle
+        return self.view >= bound * before.view and self.cycle >= bound * before.cycle
+
+    def improves(self, before: Guard) -> bool:
+        """Whether this is better as a whole, and neither was bought with the other."""
+        return self.score > before.score and self.holds(before)
 
 
 @torch.inference_mode()
