@@ -26,9 +26,11 @@ export interface Job {
   result: string;
 }
 
-/** How well features of held-out frames were found again: in another view of the frame, and there and back in time. */
+/** How well features of held-out frames tell what moves together, and were found again: in another view of the frame, and
+ * there and back in time. */
 export interface Adaptation {
   kept: "original" | "statistics" | "adapted";
+  together?: [number, number] | null;
   before: { view: number; cycle: number };
   after: { view: number; cycle: number };
 }

@@ -133,14 +133,14 @@ export class Panel {
   }
 
   /** What adapting has changed, on frames that it was not trained on. */
-  private gain({ kept, before, after }: Adaptation): Node[] {
-    const share = (value: number) => `${(100 * value).toFixed(1)} %`;
-    const line = (what: string, key: "view" | "cycle") =>
-      h("tr", {}, h("th", { scope: "row" }, what), h("td", {}, share(before[key])), h("td", {}, share(after[key])));
+  private gain({ kept, together, before, after }: Adaptation): Node[] {
+    const line = (what: string, ...values: number[]) =>
+      h("tr", {}, h("th", { scope: "row" }, what), ...values.map((value) => h("td", {}, `${(100 * value).toFixed(1)} %`)));
     const shown = this.model.why === "compare";
     return [
-      h("table", {}, h("tr", {}, h("th", {}, "Found again"), h("th", { scope: "col" }, "before"), h("th", { scope: "col" }, "after")),
-        line("in another view", "view"), line("there and back", "cycle")),
+      h("table", {}, h("tr", {}, h("th", {}, "Unseen frames"), h("th", { scope: "col" }, "before"), h("th", { scope: "col" }, "after")),
+        together ? line("moving alike, looking alike", ...together) : null,
+        line("found in another view", before.view, after.view), line("found there and back", before.cycle, after.cycle)),
       kept === "original" ? h("p", { className: "muted" }, "No gain: the weights stay as they are.")
         : button("Compare the nearest key frame's mask, carried here before and after adapting", shown ? "Hide before / after" : "Show before / after", () => this.setWhy(shown ? "none" : "compare"), { className: "wide", "aria-pressed": String(shown) }),
     ];
