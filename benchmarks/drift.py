@@ -65,7 +65,7 @@ def plot(curves: dict[str, list[float]], *, width: int = 900, height: int = 500)
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--weights", type=Path, nargs="+", help="(default: the embedded ones and checkpoints/)")
-    parser.add_argument("--plot", type=Path, help="write the curves to this PNG")
+    parser.add_argument("--plot", type=Path, help="write the curves to this PNG, as far as half of the objects reach")
     args = parser.parse_args()
     scores = scores_for(args)
     files = args.weights or [weights.ASSETS / "default.safetensors", *sorted(CHECKPOINTS.glob("*.safetensors"))]
@@ -79,9 +79,11 @@ def main() -> None:
         lengths = [len(j) for j in drift]
         curves[path.stem] = curve = binned(drift)
         line(path.stem, *curve, curve[0] - curve[4] if len(curve) > 4 else None)
-    line("objects in the bin", *(str(sum(n > i for n in lengths)) for i in range(0, max(lengths), BIN)), None)
+    there = [sum(n > i for n in lengths) for i in range(0, max(lengths), BIN)]
+    line("objects in the bin", *map(str, there), None)
     if args.plot:
-        write_image(args.plot, plot(curves))
+        shown = sum(2 * n >= there[0] for n in there)  # a mean of few objects says little beside one of many
+        write_image(args.plot, plot({name: curve[:shown] for name, curve in curves.items()}))
     scores.note()
 
 
