@@ -18,8 +18,6 @@ NUMBERS = 16
 """A pixel's embedding for the comparison with flow, as in CPFS."""
 ANCHOR = 0.3
 """Weight of staying near the frozen features."""
-
-
 BATCHES, ROWS = 4, 8
 """Batches, and pairs in each, by which what was learned is judged."""
 
