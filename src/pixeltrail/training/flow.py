@@ -33,7 +33,7 @@ class Task:
     """What ``[settings]`` of a recipe for flow may say beside the network's own settings.
 
     ``objective``: "epe" (SpyNet: level by level) or "robust" on pairs with exact flow (``flow.losses``); "photometric" on
-    videos without labels.
+    videos without labels, and "robust", times ``exact``, on the share ``rendered`` of each batch, which is generated.
     ``motion``: (least, most) of the share of the published motion that generated pairs have. ``pyramid``: how the network is
     to be used, the width of `estimate.coarse_to_fine`; 0: by a single look. For "photometric":
     ``difference``, "census" or "charbonnier"; ``smooth``, the weight of smoothness, of first or second ``order``, and
@@ -47,6 +47,7 @@ class Task:
     smooth: float = 0.3
     order: int = 1
     edge: float = 150.0
+    exact: float = 0.1
 
     def __post_init__(self) -> None:
         for name, known in (("objective", OBJECTIVES), ("difference", ("census", "charbonnier")), ("order", (1, 2))):
@@ -54,8 +55,8 @@ class Task:
                 said = ", ".join(map(str, known))
                 raise InputError(f"recipe: settings.{name} is {getattr(self, name)!r}; there are {said}")
         low, high = self.motion
-        if not 0 <= low <= high or self.smooth < 0 or self.pyramid < 0:
-            raise InputError("recipe: settings.motion, settings.smooth and settings.pyramid must not be negative")
+        if not 0 <= low <= high or min(self.smooth, self.pyramid, self.exact) < 0:
+            raise InputError("recipe: settings.motion, smooth, pyramid and exact must not be negative")
 
 
 def task_of(run: Run) -> tuple[Task, dict[str, Any]]:
@@ -117,15 +118,32 @@ class LevelByLevel:
 
 @dataclass(frozen=True, slots=True)
 class Photometric:
-    """No labels: what is seen twice looks the same, and flow is smooth except at edges. Both directions at once."""
+    """No labels: what is seen twice looks the same, and flow is smooth except at edges. Both directions at once.
+
+    Rows whose flow is known (generated ones) are learned from as such: they keep what photometric loss alone forgets, large
+    motion first of all.
+    """
 
     task: Task
 
     def __call__(self, learner: FlowLearner, batch: Batch) -> dict[str, Tensor]:
-        """The terms ``photometric`` and ``smoothness``."""
-        first, second = batch.clip[:, 0], batch.clip[:, 1]
+        """The terms ``photometric`` and ``smoothness`` of rows without flow, ``flow`` of those with it."""
+        known = torch.zeros(len(batch.clip), dtype=torch.bool, device=batch.clip.device)
+        terms = {}
+        if batch.flow is not None:
+            known = batch.flow.isfinite().flatten(1).any(1)
+        if bool(known.any()):
+            assert batch.flow is not None
+            flows = learner.encoder(batch.clip[known, 0], batch.clip[known, 1])
+            terms["flow"] = self.task.exact * losses.multiscale_robust(flows, batch.flow[known])
+        if bool(known.all()):
+            return terms
+        return terms | self._unlabelled(learner, batch.clip[~known], batch.generator)
+
+    def _unlabelled(self, learner: FlowLearner, clip: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        first, second = clip[:, 0], clip[:, 1]
         one, two = torch.cat((first, second)), torch.cat((second, first))
-        found = learner.encoder(*_relit(one, two, batch.generator))[-1].float()
+        found = learner.encoder(*_relit(one, two, generator))[-1].float()
         flow = F.interpolate(found, one.shape[-2:], mode="bilinear", align_corners=False)
         with torch.no_grad():
             forward, backward = flow.chunk(2)
@@ -174,7 +192,7 @@ def train_flow(
     """
     learner = new_learner(run)
     task, settings = task_of(run)
-    labels = "none" if task.objective == "photometric" else "exact flow"
+    labels = "none" if task.objective == "photometric" and not run.rendered else "exact flow"
     card: dict[str, Any] = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
     card |= {"pyramid": task.pyramid} if task.pyramid else {}
     return fit(learner, run, sampler, out, save=_save, card=card, **options)

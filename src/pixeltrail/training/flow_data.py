@@ -66,6 +66,31 @@ class Pairs:
         return *relit(rng, made.first, made.second), made.flow
 
 
+class Partly:
+    """Rows of ``clips``, whose flow nobody knows, and evenly spread among them generated ones with it: ``run.rendered`` of each
+    batch."""
+
+    def __init__(self, clips: ClipSampler, pairs: Pairs, run: Run) -> None:
+        self.mixed, self.pairs = Mixed(clips, run), pairs
+
+    def batch(self, step: int, rows: range | None = None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Frames (len(rows), 2, H, W, 3) and flow (len(rows), H, W, 2), all NaN in the rows of clips; all rows by default."""
+        made = [self._row(step, row) for row in rows or range(self.pairs.run.batch_size)]
+        return np.stack([frames for frames, _ in made]), np.stack([flow for _, flow in made])
+
+    def names(self, step: int) -> list[str]:
+        """Where each row comes from."""
+        return self.mixed.names(step)
+
+    def _row(self, step: int, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        cut = self.mixed.cut(step, row)
+        if cut is None:
+            frames, flow = self.pairs.batch(step, range(row, row + 1))
+            return frames[0], flow[0]
+        clip = cut.clip()
+        return clip, np.full((*clip.shape[1:3], 2), np.nan, np.float32)
+
+
 def flow_sampler_for(
     run: Run,
     data: Sources | None,
@@ -80,13 +105,27 @@ def flow_sampler_for(
         raise InputError("recipe: the photometric objective takes frames = 2 and square crops (no width)")
     if unlabelled and data is None:
         raise InputError("training without labels needs videos: give their folder as --data")
+    generated = round(run.rendered * run.batch_size)
+    if unlabelled and generated >= run.batch_size:
+        raise InputError(
+            f"recipe: rendered is {run.rendered}, which leaves no row of the batch to the videos; take less"
+        )
     if data is None:
         return Pairs(run), [RENDERED], []
     videos, bad = build_cache(data, cache, only=only, on_video=on_video)
     if not unlabelled:
         return Pairs(run, textures=Frames(videos)), [RENDERED, *(f"textures of {v.name}" for v in videos)], bad
     clips = ClipSampler(
-        videos, batch_size=run.batch_size - round(run.rendered * run.batch_size), frames=2, size=run.size, span=run.span,
-        crop=run.crop, seed=run.seed,
-    )  # fmt: skip
-    return Mixed(clips, run), [v.name for v in clips.videos] + ([RENDERED] if run.rendered else []), bad
+        videos,
+        batch_size=run.batch_size - generated,
+        frames=2,
+        size=run.size,
+        span=run.span,
+        crop=run.crop,
+        seed=run.seed,
+    )
+    names = [v.name for v in clips.videos]
+    if not generated:
+        return Mixed(clips, run), names, bad
+    pairs = Pairs(run, textures=Frames(videos))
+    return Partly(clips, pairs, run), [*names, RENDERED, *(f"textures of {v.name}" for v in videos)], bad
