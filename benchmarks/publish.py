@@ -1,8 +1,8 @@
 """Publish a training run: half precision, at most 12 MB, with its card; and MODELS.md from all cards.
 
 ``python benchmarks/publish.py RUN/last.safetensors --sources CLIPS.tsv`` makes it the embedded default, of trackers or of flow,
-for which every clip must be of class permissive; ``--out checkpoints/NAME.safetensors`` puts it there. Without RUN, only
-MODELS.md is written.
+for which every clip must be of class permissive; ``--out checkpoints/NAME.safetensors`` puts it there. ``--mean START``
+publishes the mean of the run's weights and those of START, from which it went on. Without RUN, only MODELS.md is written.
 The table of sources has columns name, source and class ("permissive" or "research-only").
 """
 
@@ -38,8 +38,12 @@ LICENCES = {
 }
 
 
-def publish(run: Path, out: Path, sources: Path, command: str) -> None:
+def publish(run: Path, out: Path, sources: Path, command: str, mean: Path | None = None) -> None:
     """Write ``run``'s weights to ``out``: with the objective's, from which training can go on, if they fit into 12 MB.
+
+    ``mean``: weights of the same network, the mean with which is written instead. A network that was taught something new
+    and the one before it meet there: the new is kept and the old is not forgotten (Wortsman et al., "Robust fine-tuning of
+    zero-shot models", CVPR 2022).
 
     Raises InputError for a default that learned from a clip which is not permissive, for weights that are too large, and
     for those that half precision cannot hold.
@@ -52,7 +56,7 @@ def publish(run: Path, out: Path, sources: Path, command: str) -> None:
     table = _classes(sources)
     clips = {name: name.removeprefix(TEXTURES) for name in card["trained_on"]}
     _require_known(clips.values(), table, sources)
-    classes = Counter(RENDERED if clip == RENDERED else table[clip][1] for clip in clips.values())
+    classes = Counter(RENDERED if clip == RENDERED else table[clip][1] for clip in dict.fromkeys(clips.values()))
     free = set(classes) <= {"permissive", RENDERED}
     if out in (DEFAULT, FLOW) and not free:
         raise InputError(f"{run}: learned from research-only clips; the default must not, train it with --only")
@@ -60,7 +64,11 @@ def publish(run: Path, out: Path, sources: Path, command: str) -> None:
     card |= {"trained_on": named, "classes": dict(classes), "licence": LICENCES[free], "hardware": _hardware(run)}
     if command:
         card["command"] = command
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in weights.read_tensors(run).items()}
+    tensors = weights.read_tensors(run)
+    if mean is not None:
+        tensors = _halfway(tensors, weights.read_tensors(mean), mean)
+        card["mean_with"] = weights.digest(mean)
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{run}: {name} does not fit into half precision; publish it as it is")
@@ -106,6 +114,8 @@ def _section(file: Path, card: Mapping[str, Any], data: str, cache: Path | None)
     classes = ", ".join(f"{count} {name}" for name, count in card.get("classes", {}).items())
     yield f"- data: {data}" + (f" ({classes})" if classes else "")
     yield f"- licence: {card['licence']}"
+    if "mean_with" in card:
+        yield f"- the mean of these weights and those that they began with, SHA-256 `{card['mean_with']}…`"
     if "command" in card:
         yield f"- made by `{card['command']}`"
     recipe = {
@@ -125,6 +135,12 @@ def _scores(file: Path, tracker: Tracker, cache: Path | None) -> Iterator[tuple[
         rows = [row for row in kept if row["encoder"] == encoder and row["protocol"] == protocol]
         if rows:
             yield how, gathered(rows)["J&F"], len(rows)
+
+
+def _halfway(after: Mapping[str, Tensor], before: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    if {k: v.shape for k, v in after.items()} != {k: v.shape for k, v in before.items()}:
+        raise InputError(f"{path}: --mean takes weights of the run's own network, these have other names or shapes")
+    return {k: (v + before[k].to(v.dtype)) / 2 if v.is_floating_point() else v for k, v in after.items()}
 
 
 def _classes(path: Path) -> dict[str, tuple[str, str]]:
@@ -165,6 +181,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     parser.add_argument("--sources", type=Path, help="where the clips come from; needed with RUN")
+    parser.add_argument("--mean", type=Path, metavar="START", help="publish the mean of RUN and these weights")
     parser.add_argument("--command", default="", help="what made the run, for the card")
     parser.add_argument("--cache", type=Path, default=CACHE, help="scores to print (default: %(default)s)")
     parser.add_argument("--page", type=Path, default=ROOT / "MODELS.md")
@@ -173,7 +190,7 @@ def main() -> None:
         if args.run:
             if not args.sources:
                 raise InputError(f"{args.run}: --sources is needed, to say under which licences it learned")
-            publish(args.run, args.out, args.sources, args.command)
+            publish(args.run, args.out, args.sources, args.command, args.mean)
         write_text(args.page, models_page([DEFAULT, FLOW, *sorted(CHECKPOINTS.glob("*.safetensors"))], args.cache))
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
