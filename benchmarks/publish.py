@@ -32,6 +32,7 @@ DEFAULT = weights.ASSETS / "default.safetensors"
 FLOW = weights.ASSETS / "flow.safetensors"
 TEXTURES = "textures of "  # generated pairs are dressed in frames of these clips
 LIMIT = 12_000_000
+ENOUGH = 5  # sequences: a score on fewer says little
 LICENCES = {
     True: "Apache-2.0; trained only on rendered video and clips from repositories under permissive licences",
     False: "for research only: some of the clips it was trained on are under licences that allow nothing else",
@@ -133,7 +134,7 @@ def _scores(file: Path, tracker: Tracker, cache: Path | None) -> Iterator[tuple[
     for how, way in ways.items():
         protocol = json.loads(json.dumps(asdict(way.protocol)))
         rows = [row for row in kept if row["encoder"] == encoder and row["protocol"] == protocol]
-        if rows:
+        if len(rows) >= ENOUGH:
             yield how, gathered(rows)["J&F"], len(rows)
 
 
