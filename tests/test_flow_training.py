@@ -13,27 +13,18 @@ import torch
 
 from pixeltrail import flow_networks, weights
 from pixeltrail.cli import main
-from pixeltrail.data.chairs import Pair
-from pixeltrail.data.clips import CachedVideo, Frames
-from pixeltrail.data.textures import noise
 from pixeltrail.errors import InputError, WeightsError
 from pixeltrail.flow.estimate import estimate
 from pixeltrail.flow.losses import multiscale_robust
 from pixeltrail.training.flow import FlowLearner, FlowWatcher, Photometric, new_learner, task_of, train_flow
-from pixeltrail.training.flow_data import Pairs, flow_sampler_for
+from pixeltrail.training.flow_data import flow_sampler_for
 from pixeltrail.training.loop import _schedule
 from pixeltrail.training.run import Run, changed, read_recipe, to_toml
 from pixeltrail.types import Batch
+from shortflow import RUN, TINY, textured
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "flow"
 RECIPES = sorted(file.stem for file in FOLDER.glob("*.toml"))
-TINY = {
-    "channels": [8, 12, 16], "decoder": [16, 12], "context": [], "dense": False, "convolutions": 1, "normalise": True,
-}  # fmt: skip
-RUN = Run(
-    method="pwcnet", settings=TINY, steps=4, batch_size=2, frames=2, size=32, width=48, save_every=2, warmup=0,
-    precision="fp32",
-)  # fmt: skip
 
 # The terms of the first step, seed 0, of two pairs with a known flow, in 32-bit floats.
 GOLDEN: dict[str, dict[str, float]] = {
@@ -45,11 +36,6 @@ GOLDEN: dict[str, dict[str, float]] = {
     "s_long": {"flow": 0.952014},
     "spynet": {"flow": 5.69183},
 }
-
-
-def textured(seed, height, width):
-    rng = np.random.default_rng(seed)
-    return np.stack([np.clip(128 + 50 * noise(rng, height, width, 1.3), 0, 255) for _ in range(3)], -1).astype(np.uint8)
 
 
 class Shifts:
@@ -278,74 +264,6 @@ def test_spynet_trains_the_level_whose_turn_it_is():
     learner = new_learner(deep)
     with pytest.raises(InputError, match="too small for a SpyNet of 6 levels"):
         first_terms(deep, learner, 1.0)
-
-
-def test_generated_rows_depend_on_their_numbers_alone():
-    run = replace(RUN, batch_size=3)
-    rows = Pairs(run, textures=[textured(i, 60, 80) for i in range(3)])
-    frames, flow = rows.batch(5)
-    assert frames.shape == (3, 2, 32, 48, 3)
-    assert (flow.shape, flow.dtype) == ((3, 32, 48, 2), np.float32)
-    again = Pairs(run, textures=[textured(i, 60, 80) for i in range(3)]).batch(5, range(1, 2))
-    assert np.array_equal(again[0], frames[1:2])
-    assert np.array_equal(again[1], flow[1:2])
-    assert not np.array_equal(frames[0], frames[1])
-    assert not np.array_equal(rows.batch(6)[0], frames)
-    assert len(rows.names(0)) == 3
-
-
-def test_rows_of_a_data_set_are_its_pairs_augmented():
-    image = textured(0, 60, 80)
-    pair = Pair(image, image, np.full((60, 80, 2), np.nan, np.float32), np.zeros((60, 80), np.bool_))
-    frames, flow = Pairs(RUN, pairs=[pair]).batch(0)
-    assert frames.shape == (2, 2, 32, 48, 3)
-    assert np.isnan(flow).all()
-
-
-def test_frames_of_videos_are_one_sequence(tmp_path):
-    videos = []
-    for k, frames in enumerate((3, 5)):
-        np.save(tmp_path / f"{k}.npy", np.stack([np.full((8, 9, 3), 10 * k + t, np.uint8) for t in range(frames)]))
-        videos.append(CachedVideo(f"v{k}", str(tmp_path / f"{k}.npy"), frames, 10.0))
-    images = Frames(videos)
-    assert [int(images[i][0, 0, 0]) for i in range(len(images))] == [0, 1, 2, 10, 11, 12, 13, 14]
-
-
-def test_pairs_without_labels_are_of_the_videos(tmp_path):
-    for k in range(2):
-        np.save(tmp_path / f"{k}.npy", np.stack([textured(k, 40, 60)] * 6))
-    listed = [{"name": f"v{k}", "path": f"{k}.npy", "frames": 6, "fps": 15.0} for k in range(2)]
-    (tmp_path / "index.json").write_text(json.dumps(listed))
-    run = changed(RUN, {"settings": {"objective": "photometric"}, "width": 0}, source="test")
-    rows, sources, bad = flow_sampler_for(run, tmp_path, tmp_path / "cache")
-    assert rows.batch(0, range(2)).shape == (2, 2, 32, 32, 3)
-    assert (sources, bad) == (["v0", "v1"], [])
-    generated, named, _ = flow_sampler_for(RUN, tmp_path, tmp_path / "cache")
-    frames, flow = generated.batch(0, range(2))
-    assert frames.shape == (2, 2, 32, 48, 3)
-    assert flow.shape == (2, 32, 48, 2)
-    assert named[1:] == ["textures of v0", "textures of v1"]
-
-
-def test_videos_and_generated_pairs_share_a_batch(tmp_path):
-    np.save(tmp_path / "0.npy", np.stack([textured(0, 40, 60)] * 6))
-    (tmp_path / "index.json").write_text(json.dumps([{"name": "v", "path": "0.npy", "frames": 6, "fps": 15.0}]))
-    changes = {"settings": {"objective": "photometric"}, "width": 0, "batch_size": 4, "rendered": 0.75}
-    run = changed(RUN, changes, source="test")
-    rows, sources, _ = flow_sampler_for(run, tmp_path, tmp_path / "cache")
-    frames, flow = rows.batch(3)
-    assert frames.shape == (4, 2, 32, 32, 3)
-    known = np.isfinite(flow).all((1, 2, 3))
-    assert [name != "v" for name in rows.names(3)] == known.tolist()
-    assert known.sum() == 3
-    assert np.isnan(flow[~known]).all()
-    assert sources == ["v", "rendered by pixeltrail", "textures of v"]
-    for row in range(4):  # whoever makes it
-        alone = rows.batch(3, range(row, row + 1))
-        np.testing.assert_array_equal(alone[0][0], frames[row])
-        np.testing.assert_array_equal(alone[1][0], flow[row])
-    with pytest.raises(InputError, match=r"rendered is 0\.9, which leaves no row"):
-        flow_sampler_for(replace(run, rendered=0.9), tmp_path, tmp_path / "cache")
 
 
 def test_what_is_best_is_told_by_held_out_pairs(tmp_path, monkeypatch):
