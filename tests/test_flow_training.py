@@ -13,6 +13,7 @@ import torch
 
 from pixeltrail import flow_networks, weights
 from pixeltrail.cli import main
+from pixeltrail.data.images import write_image
 from pixeltrail.errors import InputError, WeightsError
 from pixeltrail.flow.estimate import estimate
 from pixeltrail.flow.losses import multiscale_robust
@@ -326,6 +327,42 @@ def test_the_command(tmp_path, capsys):
         assert main(["train", "--out", str(tmp_path / "other"), *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_mean_of_before_and_after_is_published(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER.parents[1] / "benchmarks"))
+    from publish import publish
+
+    sources, out = tmp_path / "clips.tsv", tmp_path / "mean.safetensors"
+    sources.write_text("name\tsource\tclass\nshifts\there\tpermissive\n")
+    files = [tmp_path / name / "last.safetensors" for name in ("before", "after")]
+    before = replace(RUN, steps=1, seed=1)
+    train_flow(before, Shifts(before), files[0].parent, sources=["shifts"])
+    after = replace(RUN, steps=3, lr=1e-2, start=str(files[0]))
+    train_flow(after, Shifts(after), files[1].parent, sources=["shifts"])
+    publish(files[1], out, sources, "", mean=files[0])
+    a, b, mean = (weights.read_tensors(file) for file in (*files, out))
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+    for key, value in mean.items():
+        assert torch.equal(value, ((a[key] + b[key]) / 2).half()), key
+    assert weights.read_card(out)["mean_with"] == weights.digest(files[0])
+    train_flow(replace(RUN, steps=1, settings={**TINY, "decoder": [8]}), Shifts(RUN), tmp_path / "other", sources=[])
+    with pytest.raises(InputError, match="--mean takes weights of the run's own network"):
+        publish(files[1], out, sources, "", mean=tmp_path / "other" / "last.safetensors")
+
+
+def test_weights_to_go_on_from_are_looked_at_before_the_videos_are(tmp_path, capsys):
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    for t in range(4):
+        write_image(tmp_path / "videos" / "a" / f"{t}.png", textured(t, 40, 60))
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    where = ["--data", str(tmp_path / "videos"), "--out", str(tmp_path / "run")]
+    for method in ("dul", "pwcnet"):
+        for name in ("bad", "nothing"):
+            file = tmp_path / f"{name}.safetensors"
+            assert main(["train", "--method", method, *where, "--set", f"start={file}"]) == 2
+            assert str(file) in capsys.readouterr().err
+            assert not (tmp_path / "run").exists()
 
 
 if __name__ == "__main__":

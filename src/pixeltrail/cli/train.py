@@ -93,12 +93,15 @@ class Train:
         from pixeltrail.training.flow_data import flow_sampler_for
         from pixeltrail.training.look import Watcher
         from pixeltrail.training.loop import train
+        from pixeltrail.weights import read_card
 
         flow = run.method in CLASSES
         if self.data is None and not flow:
             raise InputError(f"training {run.method} needs videos; give their folder as --data")
         if self.masks is not None and flow:
             raise InputError(f"--masks: J&F is of trackers, and {run.method} is a flow network; leave it out")
+        if run.start and not self.resume:
+            read_card(run.start)  # what cannot be read is refused before the videos are
         make = flow_sampler_for if flow else sampler_for
         with nullcontext(lambda *_: None) if quiet else progress_bar() as show:
             sampler, sources, bad = make(
