@@ -9,8 +9,10 @@ import pytest
 from pixeltrail.data.chairs import Pair
 from pixeltrail.data.clips import CachedVideo, Frames
 from pixeltrail.errors import InputError
+from pixeltrail.training.flow import train_flow
 from pixeltrail.training.flow_data import Pairs, flow_sampler_for
 from pixeltrail.training.run import changed
+from pixeltrail.weights import read_card
 from shortflow import RUN, textured
 
 
@@ -78,5 +80,10 @@ def test_videos_and_generated_pairs_share_a_batch(tmp_path):
         alone = rows.batch(3, range(row, row + 1))
         np.testing.assert_array_equal(alone[0][0], frames[row])
         np.testing.assert_array_equal(alone[1][0], flow[row])
+    few, sources, _ = flow_sampler_for(replace(run, rendered=0.1), tmp_path, tmp_path / "cache")  # not one row of four
+    assert few.batch(0, range(4)).shape == (4, 2, 32, 32, 3)
+    assert sources == ["v"]
+    train_flow(replace(run, rendered=0.1, steps=1), few, tmp_path / "run", sources=sources)
+    assert read_card(tmp_path / "run" / "last.safetensors")["labels"] == "none"
     with pytest.raises(InputError, match=r"rendered is 0\.9, which leaves no row"):
         flow_sampler_for(replace(run, rendered=0.9), tmp_path, tmp_path / "cache")

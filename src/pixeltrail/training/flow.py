@@ -192,7 +192,8 @@ def train_flow(
     """
     learner = new_learner(run)
     task, settings = task_of(run)
-    labels = "none" if task.objective == "photometric" and not run.rendered else "exact flow"
+    unlabelled = task.objective == "photometric" and not round(run.rendered * run.batch_size)
+    labels = "none" if unlabelled else "exact flow"
     card: dict[str, Any] = {"network": run.method, "settings": settings, "trained_on": sources, "labels": labels}
     card |= {"pyramid": task.pyramid} if task.pyramid else {}
     return fit(learner, run, sampler, out, save=_save, card=card, **options)
