@@ -209,6 +209,32 @@ class TestTracker:
         assert all(np.array_equal(a, b) for a, b in zip(ids(0, True), ids(4, True), strict=True))
         assert not all(np.array_equal(a, b) for a, b in zip(ids(0, False), ids(4, False), strict=True))
 
+    def test_components_keep_what_is_compared(self, clip):
+        """Channels that hold nothing new cost nothing to leave out, and all components together are a rotation; the basis is
+        part of what is kept. One component is too little."""
+        torch.manual_seed(0)
+        mixed = torch.linalg.qr(torch.randn(56, 28))[0][:, :, None, None]  # 28 numbers in twice as many channels
+        labels = LabelMap(clip.labels[0])
+
+        def values(components: int | None) -> list[torch.Tensor]:
+            tracker = self.tracker(components=components, affinity=Affinity(radius=6, normalize=True, temperature=0.02))
+            tracker.encoder.register_forward_hook(lambda module, inputs, output: torch.conv2d(output, mixed))
+            first, again, found = tracker.live(), tracker.live(), []
+            for t, image in enumerate(clip.frames[:3]):
+                first.step(image, labels if t == 0 else None)
+                found.append(first.bank.read(t + 1)[2][0, -1])
+            assert first.bank.read(3)[1].shape[2] == min(components or 56, 56)
+            again.load_state(first.state())
+            assert np.array_equal(again.step(clip.frames[3]).ids, first.step(clip.frames[3]).ids)
+            return found
+
+        whole = values(None)
+        for count in (28, 56, 100):
+            assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(values(count), whole, strict=True))
+        assert not torch.allclose(values(1)[2], whole[2], atol=0.1)
+        with pytest.raises(InputError, match="components"):
+            self.tracker(components=0)
+
     def test_frames_before_the_first_labels_are_empty_and_a_later_object_joins(self, clip):
         one = LabelMap(np.where(clip.labels[1] == 1, 1, 0).astype(np.uint8))
         two = LabelMap(np.where(clip.labels[3] == 2, 2, 0).astype(np.uint8))

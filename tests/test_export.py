@@ -68,8 +68,9 @@ def test_what_is_exported_is_what_runs(pair):
         with torch.inference_mode():
             key = tracker.embed(rgb)
         assert torch.allclose(onnx.embed(rgb), key, atol=1e-4)
+    c = tracker.protocol.components
     for h, w, s, k in ((12, 19, 2, 3), (20, 9, 1, 1), (10, 10, 8, 30)):
-        sizes = ((1, key.shape[1], h, w), (1, s, key.shape[1], h, w), (1, s, k, h, w))
+        sizes = ((1, c, h, w), (1, s, c, h, w), (1, s, k, h, w))
         query, keys, values = (torch.randn(n, generator=random) for n in sizes)
         expected = tracker.propagate(query, [], keys, values, 1)
         assert torch.allclose(onnx.propagate(query, [], keys, values, 1), expected, atol=1e-4)

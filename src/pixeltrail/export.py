@@ -1,7 +1,7 @@
 """A tracker as ONNX: the encoder and the step that copies values along the affinity, for whatever runs ONNX.
 
-``encoder.onnx``: ``rgb`` (1, 3, H, W) in [0, 1] -> ``key`` (1, C, h, w). ``step.onnx``: ``query`` (1, C, h, w), ``keys``
-(1, S, C, h, w) and ``values`` (1, S, K, h, w) of the remembered frames -> ``copied`` (1, K, h, w). H, W, h, w, S and K are
+``encoder.onnx``: ``rgb`` (1, 3, H, W) in [0, 1] -> ``key`` (1, C, h, w). ``step.onnx``: ``query`` (1, k, h, w), ``keys``
+(1, S, k, h, w) and ``values`` (1, S, K, h, w) of the remembered frames -> ``copied`` (1, K, h, w). H, W, h, w, S and K are
 free. ``tracker.json`` says the rest: stride, protocol, weights, and the digests of the two. What frames are remembered,
 labels to cells and cells to pixels stay outside; `OnnxTracker` is that outside here, and runs both files in the place of
 torch.
@@ -144,19 +144,20 @@ def _networks(tracker: Tracker) -> tuple[dict[str, bytes], int]:
     size = 8 * tracker.stride
     rgb = torch.rand(1, 3, size, size + tracker.stride, device=tracker.device)
     with torch.no_grad():
-        key = tracker.embed(rgb)
+        channels = tracker.embed(rgb).shape[1]
+    compared = min(channels, tracker.protocol.components or channels)
     h, w, references, classes = (torch.export.Dim(n, min=2, max=m) for n, m in zip("hwSK", _MOST, strict=True))
     free = {2: torch.export.Dim("H", min=size // 4, max=1 << 14), 3: torch.export.Dim("W", min=size // 4, max=1 << 14)}
     encoder = _onnx(ENCODER, Encoder(tracker), (rgb,), ["rgb"], "key", (free,))
     affinity = tracker.protocol.affinity
     # More cells than a window, so that no size is mistaken for a constant.
     side = 2 * (affinity.radius or 0) * affinity.dilation + 5
-    query = F.normalize(torch.rand(1, key.shape[1], side, side + 2), dim=1)
+    query = F.normalize(torch.rand(1, compared, side, side + 2), dim=1)
     keys, values = query[:, None].expand(-1, 3, -1, -1, -1).clone(), torch.rand(1, 3, 4, side, side + 2)
     many = {1: references, 3: h, 4: w}
     shapes = ({2: h, 3: w}, many, {**many, 2: classes})
     step = _onnx(STEP, Step(affinity), (query, keys, values), ["query", "keys", "values"], "copied", shapes)
-    return {ENCODER: encoder, STEP: step}, key.shape[1]
+    return {ENCODER: encoder, STEP: step}, channels
 
 
 def _onnx(

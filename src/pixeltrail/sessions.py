@@ -65,9 +65,10 @@ class Session:
         self.size: tuple[int, int] | None = None
         self.rgb = torch.empty(0)  # the current frame (1, 3, H, W) in [0, 1]
         self.mean = torch.empty(0)  # the first frame's mean embedding (1, C, 1, 1), if the protocol takes it off
+        self.basis = torch.empty(0)  # what is compared of an embedding (k, C, 1, 1), if that is not all
 
     def features(self, image: Image) -> tuple[Tensor, tuple[int, int]]:
-        """Embedding (1, C, h, w) and the size (H', W') of the picture that was embedded."""
+        """What is compared, (1, C, h, w), and the size (H', W') of the picture that was embedded."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ShapeError(f"frame {self.index}: expected (H, W, 3) uint8 RGB, got {image.dtype} {image.shape}")
         if self.size is None:
@@ -77,7 +78,8 @@ class Session:
                 f"frame {self.index}: expected the first frame's size {self.size[1]}x{self.size[0]}, "
                 f"got {image.shape[1]}x{image.shape[0]}"
             )
-        rgb = torch.from_numpy(np.ascontiguousarray(image)).to(self.tracker.device).permute(2, 0, 1).unsqueeze(0)
+        # In this order the batch's stride is a whole picture's and torch sees channels last: pools and norms are faster so.
+        rgb = torch.from_numpy(np.ascontiguousarray(image)).to(self.tracker.device).unsqueeze(0).permute(0, 3, 1, 2)
         self.rgb = rgb = rgb.float() / 255
         work = self.work_size()
         if work != self.size:
@@ -87,12 +89,17 @@ class Session:
             if not len(self.mean):
                 self.mean = key.mean((2, 3), keepdim=True)
             key = key - self.mean
+        if self.tracker.protocol.components is not None:
+            if not len(self.basis):
+                rows = self.tracker.protocol.affinity.unit(key[0].flatten(1), 0)
+                self.basis = principal(rows, self.tracker.protocol.components)[:, :, None, None]
+            key = F.conv2d(key, self.basis)
         return key, work
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later ``load_state`` needs to go on as if nothing had happened."""
         own = {"ids": torch.tensor(self.ids, dtype=torch.int64), "clock": torch.tensor([self.index, self.born])}
-        own |= {"size": torch.tensor(self.size or (0, 0)), "mean": self.mean}
+        own |= {"size": torch.tensor(self.size or (0, 0)), "mean": self.mean, "basis": self.basis}
         return own | {f"bank.{k}": v for k, v in self.bank.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -101,7 +108,7 @@ class Session:
         self.index, self.born = (int(i) for i in state["clock"])
         height, width = (int(i) for i in state["size"])
         self.size = (height, width) if height else None
-        self.mean = state["mean"].to(self.tracker.device)
+        self.mean, self.basis = (state[name].to(self.tracker.device) for name in ("mean", "basis"))
         self.bank.load_state({k.removeprefix("bank."): v for k, v in state.items() if k.startswith("bank.")})
 
     def work_size(self) -> tuple[int, int]:
@@ -326,6 +333,11 @@ def _centres(maps: Tensor, top: int) -> tuple[Tensor, Tensor]:
     centre = torch.stack(((weight * x).sum(1), (weight * y).sum(1)), 1)
     near = (pixel_grid(h, w, device=maps.device) - centre.view(-1, 2, 1, 1)).abs().amax(1) <= 2
     return centre, (maps * near).sum((1, 2)) / maps.sum((1, 2)).clamp_min(1e-12)
+
+
+def principal(rows: Tensor, count: int) -> Tensor:
+    """The ``count`` directions, or all C, that keep most of the dot products of ``rows`` (C, N): orthonormal, (k, C)."""
+    return torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -count:].T.contiguous()
 
 
 def _per_object(ids: NDArray[np.uint8], confidence: NDArray[np.float32], objects: list[int]) -> dict[int, float]:

@@ -33,11 +33,12 @@ class Protocol:
     short side in pixels at which frames are embedded, None for their own. ``guided``: snap the decision to the edges of
     the picture with a guided filter; what is carried on stays as it is. ``boxes``: each object's mask is looked for in a
     box that follows it (UVC), for an affinity without a radius. ``centred``: the mean embedding of the first frame is
-    taken off all embeddings, since what all cells have in common tells none from another. ``appearance``: how much it counts
+    taken off all embeddings, since what all cells have in common tells none from another. ``components``: only so many
+    principal components of the first frame's embeddings are compared, None for all. ``appearance``: how much it counts
     what each object looks like, wherever it was (`appearance.Appearance`); 0: not at all.
 
     Raises:
-        InputError: boxes and a radius, an appearance below 0 or not finite.
+        InputError: boxes and a radius, no components, an appearance below 0 or not finite.
     """
 
     affinity: Affinity
@@ -49,11 +50,14 @@ class Protocol:
     guided: bool = False
     boxes: bool = False
     centred: bool = False
+    components: int | None = None
     appearance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.boxes and self.affinity.radius is not None:
             raise InputError(f"boxes: expected an affinity without a radius, got radius {self.affinity.radius}")
+        if self.components is not None and self.components < 1:
+            raise InputError(f"components: expected None or a number >= 1, got {self.components}")
         if not 0 <= self.appearance < inf:
             raise InputError(f"appearance: expected a number >= 0, got {self.appearance}")
 
