@@ -91,10 +91,11 @@ class Scores:
         rows = []
         for sequence in self.sequences:
             key = _short(json.dumps({**how, "data": fingerprint([*sequence.frames, *sequence.annotations])}))
-            self.kept = self.kept | read(self.path)  # another process may have added to it
+            self.kept |= read(self.path)
             if key not in self.kept:
                 print(f"{title}: {sequence.name} ...", end="", file=sys.stderr, flush=True)
-                self.kept[key] = {**how, **_measured(predict, sequence)}
+                found = {key: {**how, **_measured(predict, sequence)}}
+                self.kept |= read(self.path) | found  # another process may have added to it meanwhile
                 print(f" J {self.kept[key]['objects'][0]['J']:.3f}", file=sys.stderr, flush=True)
                 if self.path:
                     write_text(self.path, _text(self.kept))

@@ -148,7 +148,7 @@ def build(
             size=480,
             guided=True,
             centred=True,
-            components=64,
+            components=96,
             appearance=0.5,
         ),
         objective=AnchorSelfTraining(4 * width, **objective),  # type: ignore[arg-type]
