@@ -20,7 +20,7 @@ from pixeltrail import catalogue, weights
 from pixeltrail.data.clips import CachedVideo
 from pixeltrail.data.synthetic import render
 from pixeltrail.training.data import Mixed, sampler_for
-from pixeltrail.training.loop import train
+from pixeltrail.training.loop import settled, train
 from pixeltrail.training.run import Run, changed, parse_set, read_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -86,7 +86,7 @@ def main() -> None:
         data = args.data or rendered_cache(folder / "rendered")
         for method in args.methods:
             run = changed(read_recipe(RECIPES / f"{method}.toml"), parse_set(args.set), source="--set")
-            run = replace(run, steps=args.steps + WARM, save_every=10**9)
+            run = settled(replace(run, steps=args.steps + WARM, save_every=10**9), args.device)
             sampler, _, _ = sampler_for(run, data, folder / "frames")
             step, waited = loop_seconds(run, sampler, args.device, folder / method)
             bare = bare_seconds(run, sampler, args.device)

@@ -233,7 +233,7 @@ class TestNetwork:
         [
             AlexNet(widths=(4, 6, 8, 8, 6), fc=8),
             AlexNet(widths=(4, 6, 8, 8, 6), fc=8, border="replicate"),
-            ResNetTrunk(width=4),
+            ResNetTrunk(width=8),
         ],
         ids=["zeros", "replicate", "resnet"],
     )

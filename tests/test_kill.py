@@ -23,7 +23,7 @@ from pixeltrail.training.loop import train
 from pixeltrail.training.run import Run
 
 RUN = Run(
-    method="mast", settings={"width": 4, "channels": 4}, steps=12, batch_size=2, frames=2, size=32, save_every=3,
+    method="mast", settings={"width": 8, "channels": 8}, steps=12, batch_size=2, frames=2, size=32, save_every=3,
     warmup=2, precision="fp32",
 )  # fmt: skip
 CHECKPOINTS = ("last", "best", "state")

@@ -12,7 +12,7 @@ import shortrun
 from pixeltrail import catalogue, weights
 from pixeltrail.errors import DiskError, InputError, PixeltrailError, WeightsError
 from pixeltrail.training.data import Mixed
-from pixeltrail.training.loop import _follow, train
+from pixeltrail.training.loop import _follow, settled, train
 from pixeltrail.training.run import changed, read_recipe
 from shortrun import RUN, losses, sampler
 
@@ -62,7 +62,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(videos, tmp_path):
         def forward(self, tracker, batch):
             return {"root": (tracker.embed(batch.clip[:, 0]) * 0).sum().sqrt()}
 
-    tracker = catalogue.build("mast", width=4, channels=4)
+    tracker = catalogue.build("mast", width=8, channels=8)
     tracker.objective = Root()
     before = copy.deepcopy(tracker.state_dict())
     with pytest.raises(PixeltrailError, match=r"step 1: the gradient is not finite .*root 0.* on clip\d, clip\d"):
@@ -70,6 +70,20 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(videos, tmp_path):
     for name, parameter in tracker.named_parameters():
         assert torch.equal(parameter, before[name]), name
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_precision_is_settled_once_by_what_the_machine_computes_in(videos, tmp_path, monkeypatch):
+    auto = changed(RUN, {"steps": 4, "save_every": 2, "precision": "auto"}, source="")
+    for can, precision in (({"avx512_bf16": False}, "fp32"), ({"amx_bf16": True}, "bf16"), ({"bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can)
+        assert settled(auto, "cpu").precision == precision
+        assert settled(auto, "mps").precision == "fp32"
+        assert settled(RUN, "cpu") == RUN
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    train(auto, sampler(videos), tmp_path, sources=[])
+    assert read_recipe(tmp_path / "recipe.toml").precision == "fp32"
+    with pytest.raises(InputError, match="precision"):
+        changed(RUN, {"precision": "fp16"}, source="")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -83,7 +97,7 @@ def test_an_objective_gets_every_pixel_as_it_is(videos, tmp_path, capfd, precisi
             assert (features.dtype == torch.bfloat16) == (precision == "bf16")
             return {"size": features.float().square().mean()}
 
-    tracker = catalogue.build("mast", width=4, channels=4)
+    tracker = catalogue.build("mast", width=8, channels=8)
     tracker.objective = Look()
     run = changed(RUN, {"steps": 1, "precision": precision}, source="")
     train(run, sampler(videos), tmp_path, sources=[], tracker=tracker)

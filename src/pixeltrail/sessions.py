@@ -337,7 +337,8 @@ def _centres(maps: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 def principal(rows: Tensor, count: int) -> Tensor:
     """The ``count`` directions, or all C, that keep most of the dot products of ``rows`` (C, N): orthonormal, (k, C)."""
-    return torch.linalg.eigh(rows @ rows.T).eigenvectors[:, -count:].T.contiguous()
+    directions: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
+    return directions[:, -count:].T.contiguous()
 
 
 def _per_object(ids: NDArray[np.uint8], confidence: NDArray[np.float32], objects: list[int]) -> dict[int, float]:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
@@ -101,6 +102,7 @@ def fit(
     state = out / "state.safetensors"
     if state.is_file() and not resume:
         raise InputError(f"{out}: holds a run already; go on with it by --resume, or give another folder")
+    run = settled(run, device)
     fabric = _fabric(run, device, devices)
     learning = _Learning(fabric, run, learner)
     parts = (learner, learning.average, learning.optimizer)
@@ -133,6 +135,18 @@ def fit(
                 if stop and progress.step < run.steps:
                     raise KeyboardInterrupt(*stopped[:1])
     return learning.average
+
+
+def settled(run: Run, device: str) -> Run:
+    """``run`` with the precision that "auto" is on ``device``. Emulated, bf16 is many times slower than fp32."""
+    if run.precision != "auto":
+        return run
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+        native = any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return replace(run, precision="bf16" if native else "fp32")
 
 
 class _Learning(Generic[M]):

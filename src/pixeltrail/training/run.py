@@ -20,7 +20,8 @@ class Run:
     ``size``: side of the square training crops, pixels; ``width``, where they are wider than high (flow alone).
     ``frames``: per clip, drawn from a ``span`` of (shortest, longest) seconds. ``crop``: (smallest, largest) side of the
     region that is cut out, as a share of the short side. ``rendered``: share of each batch that the project's own
-    generator renders. ``ema``: decay of the averaged weights that are saved. ``precision``: "bf16" (autocast) or "fp32".
+    generator renders. ``ema``: decay of the averaged weights that are saved. ``precision``: "bf16" (autocast), "fp32",
+    or "auto": bf16 where the device computes in it.
     ``even``: the frames of a clip are evenly spaced, instead of two ends and random middles. ``shards``: a batch is split
     in so many equal parts, each with its own normalisation statistics, negatives and random generator; processes share
     them out, and a process works through its own one after the other. ``lr`` falls along half a cosine after ``warmup``
@@ -50,7 +51,7 @@ class Run:
     seed: int = 0
     workers: int = 0
     save_every: int = 500
-    precision: str = "bf16"
+    precision: str = "auto"
     compile: bool = False
     start: str = ""
 
@@ -75,8 +76,8 @@ class Run:
                 f"recipe: batch_size {self.batch_size} does not divide into {self.shards} shards; "
                 f"take a multiple of {self.shards}"
             )
-        if self.precision not in ("bf16", "fp32"):
-            raise InputError(f"recipe: precision is {self.precision!r}; there are bf16, fp32")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise InputError(f"recipe: precision is {self.precision!r}; there are auto, bf16, fp32")
         for name in ("span", "crop"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
