@@ -83,9 +83,14 @@ def preset(name: str) -> Protocol:
     return PRESETS[name]
 
 
-# What a user chooses between: short side of the embedded frames, how many recent ones are remembered, and how far apart.
-# Every second or third frame tells as much as every one and reaches further back: docs/default.md has the figures.
-QUALITIES: dict[str, tuple[int, int, int]] = {"fast": (240, 3, 3), "balanced": (360, 5, 2), "best": (480, 7, 2)}
+# What a user chooses between: short side of the embedded frames, how many recent ones are remembered and how far apart, and
+# how many principal components of unit vectors are compared. Every second or third frame tells as much as every one and
+# reaches further back: docs/default.md has the figures.
+QUALITIES: dict[str, tuple[int, int, int, int | None]] = {
+    "fast": (240, 3, 3, 96),
+    "balanced": (360, 5, 2, 96),
+    "best": (480, 7, 2, None),
+}
 
 
 def at_quality(protocol: Protocol, quality: str) -> Protocol:
@@ -96,11 +101,13 @@ def at_quality(protocol: Protocol, quality: str) -> Protocol:
     """
     if quality not in QUALITIES:
         raise UnknownNameError(unknown("quality", quality, QUALITIES))
-    size, recent, stride = QUALITIES[quality]
+    size, recent, stride, components = QUALITIES[quality]
     policy = protocol.policy
     if policy.anchors == (0,) and policy.recent > 1:
         policy = replace(policy, recent=recent, stride=stride)
-    return replace(protocol, size=size, policy=policy)
+    if not protocol.affinity.normalize:
+        components = protocol.components
+    return replace(protocol, size=size, policy=policy, components=components)
 
 
 def adjusted(

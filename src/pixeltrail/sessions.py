@@ -89,10 +89,11 @@ class Session:
             if not len(self.mean):
                 self.mean = key.mean((2, 3), keepdim=True)
             key = key - self.mean
-        if self.tracker.protocol.components is not None:
+        count = self.tracker.protocol.components
+        if count is not None and count < key.shape[1]:
             if not len(self.basis):
                 rows = self.tracker.protocol.affinity.unit(key[0].flatten(1), 0)
-                self.basis = principal(rows, self.tracker.protocol.components)[:, :, None, None]
+                self.basis = principal(rows, count)[:, :, None, None]
             key = F.conv2d(key, self.basis)
         return key, work
 
@@ -336,7 +337,7 @@ def _centres(maps: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 
 def principal(rows: Tensor, count: int) -> Tensor:
-    """The ``count`` directions, or all C, that keep most of the dot products of ``rows`` (C, N): orthonormal, (k, C)."""
+    """The ``count`` < C directions that keep most of the dot products of ``rows`` (C, N): orthonormal, (count, C)."""
     directions: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
     return directions[:, -count:].T.contiguous()
 

@@ -118,8 +118,11 @@ class Models:
             print(f"  {name:14}{(catalogue.module(name).__doc__ or '').splitlines()[0]}")
         print(f"\nprotocols\n  {', '.join(PRESETS)}")
         print("\nqualities")
-        for name, (size, recent, stride) in QUALITIES.items():
-            print(f"  {name:12}short side {size} pixels, {recent} recent frames remembered, {stride} apart")
+        for name, (size, recent, stride, components) in QUALITIES.items():
+            compared = f"{components} components" if components else "all channels"
+            print(
+                f"  {name:12}short side {size} pixels, {recent} recent frames remembered, {stride} apart; {compared} compared"
+            )
         file = weights.path_of("default")
         assert file is not None
         print(f"\ndefault weights {weights.digest(file)}, {file.stat().st_size / 1e6:.1f} MB")

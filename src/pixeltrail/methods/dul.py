@@ -148,7 +148,6 @@ def build(
             size=480,
             guided=True,
             centred=True,
-            components=96,
             appearance=0.5,
         ),
         objective=AnchorSelfTraining(4 * width, **objective),  # type: ignore[arg-type]
