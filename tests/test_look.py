@@ -342,7 +342,7 @@ def test_an_architecture_is_a_method_whose_early_loss_reaches_the_early_layers(m
     with pytest.raises(InputError, match="depth 12"):
         architecture.build(depth=12)
     torch.manual_seed(0)
-    tracker = architecture.build(width=4, intermediate=0.5, grid=2, cells=2)
+    tracker = architecture.build(width=8, intermediate=0.5, grid=2, cells=2)
     terms = tracker.objective(tracker, Batch(clip.expand(2, -1, -1, -1, -1), torch.Generator().manual_seed(0)))
     assert set(terms) == {"self_training", "cross_view", "early_self_training", "early_cross_view"}
     (terms["early_self_training"] + terms["early_cross_view"]).backward()
