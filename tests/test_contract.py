@@ -235,6 +235,16 @@ class TestTracker:
         with pytest.raises(InputError, match="components"):
             self.tracker(components=0)
 
+    @pytest.mark.parametrize("grey", [0, 37, 255])
+    def test_a_plain_first_frame_has_components_too(self, clip, grey):
+        """Its embeddings differ by rounding only, of which a solver in single precision can make nothing."""
+        from pixeltrail.predictors import load_tracker
+
+        frames = [np.full_like(clip.frames[0], grey), clip.frames[1]]
+        tracked = list(load_tracker("default", quality="fast").track(frames, LabelMap(clip.labels[0])))
+        assert np.array_equal(tracked[0].ids, clip.labels[0])
+        assert np.isfinite(tracked[1].confidence).all()
+
     def test_frames_before_the_first_labels_are_empty_and_a_later_object_joins(self, clip):
         one = LabelMap(np.where(clip.labels[1] == 1, 1, 0).astype(np.uint8))
         two = LabelMap(np.where(clip.labels[3] == 2, 2, 0).astype(np.uint8))

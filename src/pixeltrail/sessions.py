@@ -338,8 +338,9 @@ def _centres(maps: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 def principal(rows: Tensor, count: int) -> Tensor:
     """The ``count`` < C directions that keep most of the dot products of ``rows`` (C, N): orthonormal, (count, C)."""
-    directions: Tensor = torch.linalg.eigh(rows @ rows.T).eigenvectors
-    return directions[:, -count:].T.contiguous()
+    second = (rows @ rows.T).cpu().double()  # of a plain picture: almost all eigenvalues are nothing but rounding
+    directions: Tensor = torch.linalg.eigh(second).eigenvectors
+    return directions[:, -count:].T.to(rows).contiguous()
 
 
 def _per_object(ids: NDArray[np.uint8], confidence: NDArray[np.float32], objects: list[int]) -> dict[int, float]:
